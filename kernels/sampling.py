@@ -1,0 +1,77 @@
+"""Nucleus sampling from logits, with the raw log-prob of what was sampled."""
+
+import torch
+from torch import Tensor
+
+from advgame.kernels.extension import resolve_backend
+
+
+def sample_top_p(
+    logits: Tensor,
+    uniforms: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sample one token a row from the nucleus of softmax(logits / temperature), by inverse CDF.
+
+    A row's token is a function of its own logits and its own uniform number alone, so a sample does not depend
+    on the batch that it was drawn in. The nucleus is the smallest set of most probable tokens whose mass
+    reaches top_p (Holtzman et al. 2020, arXiv 1904.09751).
+
+    Args:
+        logits: [R, V], floating point; -inf forbids a token.
+        uniforms: [R] float64 in [0, 1), on the device of `logits`.
+        temperature: > 0, or 0 for the most probable token (`uniforms` then has no effect).
+        top_p: in (0, 1]; at 1 the whole vocabulary is sampled.
+        backend: "eager" (plain PyTorch, the oracle), "cpu" (csrc/) or None, which picks by device.
+
+    Returns:
+        tokens: [R] int64.
+        logprobs: [R] float32, log softmax(logits)[token]: temperature 1, before any truncation.
+
+    Raises:
+        ValueError: a wrong shape, dtype, device or range, or a row without one finite logit.
+    """
+    _check(logits, uniforms, temperature, top_p)
+    logits = logits.float()
+    if temperature == 0:
+        tokens = logits.argmax(-1)
+    else:
+        probs = torch.softmax(logits / temperature, -1)
+        if not torch.isfinite(probs.sum(-1)).all():
+            raise ValueError("logits: every row needs at least one finite logit, and no NaN or +inf")
+        if resolve_backend(backend, logits.device.type) == "cpu":
+            tokens = torch.ops.advgame.sample_probs(probs.contiguous(), uniforms.contiguous(), top_p)
+        else:
+            tokens = _sample_probs(probs, uniforms, top_p)
+    return tokens, logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+def _sample_probs(probs: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
+    if top_p < 1:
+        probs, order = probs.sort(dim=-1, descending=True, stable=True)
+    cumulative = probs.double().cumsum(-1)
+    kept = cumulative - probs < top_p if top_p < 1 else torch.ones_like(probs, dtype=torch.bool)
+    last = (
+        (kept & (probs > 0)).long().mul(torch.arange(1, probs.size(-1) + 1, device=probs.device)).argmax(-1)
+    )
+    mass = cumulative.gather(-1, kept.sum(-1, keepdim=True) - 1)
+    index = torch.searchsorted(cumulative, uniforms[:, None] * mass, right=True)[:, 0].minimum(last)
+    return order.gather(-1, index[:, None])[:, 0] if top_p < 1 else index
+
+
+def _check(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> None:
+    if logits.dim() != 2 or not logits.is_floating_point() or logits.size(1) == 0:
+        raise ValueError(f"logits: expected floating point [R, V], got {logits.dtype} {list(logits.shape)}")
+    if uniforms.shape != logits.shape[:1] or uniforms.dtype != torch.float64:
+        raise ValueError(
+            f"uniforms: expected float64 [{logits.size(0)}], got {uniforms.dtype} {list(uniforms.shape)}"
+        )
+    if uniforms.device != logits.device:
+        raise ValueError(f"uniforms: on {uniforms.device}, but logits are on {logits.device}")
+    if not temperature >= 0:
+        raise ValueError(f"temperature: expected a number >= 0, got {temperature}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p: expected a number in (0, 1], got {top_p}")

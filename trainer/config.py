@@ -1,0 +1,280 @@
+"""Every setting of a run: typed dataclasses, read from YAML and dotted overrides, checked before any work.
+
+`setting(default, doc, …)` carries a field's meaning and unit; `--help` prints it. `resume=True` marks what may
+change when a stopped run goes on; any other change is refused (see checkpoint.check_same_run).
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the message names the field, the value and the fix."""
+
+
+def setting(
+    default: Any, doc: str, *, low: float | None = None, high: float | None = None, resume: bool = False
+) -> Any:
+    """A dataclass field with its documentation; low and high are inclusive bounds."""
+    metadata = {"doc": doc, "low": low, "high": high, "resume": resume}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def section(kind: type, doc: str) -> Any:
+    return field(default_factory=kind, metadata={"doc": doc})
+
+
+@dataclass
+class SeedsConfig:
+    files: list[str] = setting(
+        ["harmful.jsonl", "benign.jsonl"],
+        "JSONL files with `prompt` and `category` (harmful or benign); paths, or names of the shipped sets",
+    )
+
+
+@dataclass
+class SamplingConfig:
+    temperature: float = setting(0.6, "softmax temperature; 0 takes the most probable token", low=0, high=10)
+    top_p: float = setting(0.9, "nucleus mass, in (0, 1]", low=1e-6, high=1)
+    max_new_tokens: int = setting(2048, "tokens; a sample that has not ended by then is `max_length`", low=1)
+    batch_size: int = setting(
+        64, "sequences sampled at a time; costs memory, not results", low=1, resume=True
+    )
+
+
+@dataclass
+class LossConfig:
+    name: Literal["dpo", "ipo"] = setting("dpo", "preference loss")
+    beta: float = setting(0.1, "strength of the pull towards the reference, > 0", low=1e-9)
+    length_normalize: bool = setting(False, "divide each log-prob sum by its number of tokens")
+    label_smoothing: float = setting(
+        0.0, "probability that a preference is taken as flipped (dpo only)", low=0, high=0.499
+    )
+    nll_weight: float = setting(0.0, "weight of the chosen response's negative log-prob per token", low=0)
+
+
+@dataclass
+class OptimizerConfig:
+    lr: float = setting(1e-6, "AdamW learning rate, per optimiser step", low=0, resume=True)
+    betas: list[float] = setting([0.9, 0.95], "AdamW momentum coefficients")
+    weight_decay: float = setting(0.1, "decoupled weight decay", low=0)
+    warmup_steps: int = setting(0, "optimiser steps of linear warm-up", low=0)
+    max_grad_norm: float = setting(
+        1.0, "gradients are clipped to this norm, per player; 0 turns it off", low=0
+    )
+    pairs_per_forward: int = setting(
+        8, "pairs forwarded at a time on each rank; costs memory, not results", low=1, resume=True
+    )
+
+
+@dataclass
+class PlayerConfig:
+    model: str = setting(
+        "smollm2-135m", "a Hugging Face model folder, a .gguf file, `smollm2-135m` or `tiny` (random weights)"
+    )
+    train: bool = setting(True, "false freezes the player")
+    samples: int = setting(2, "samples per input: A for the attacker, D for the defender", low=1)
+    ema_decay: float = setting(
+        0.95, "decay per step of the moving average that samples and is the reference", low=0, high=0.999999
+    )
+    sampling: SamplingConfig = section(SamplingConfig, "how the player samples")
+    loss: LossConfig = section(LossConfig, "what the player minimises")
+    optimizer: OptimizerConfig = section(OptimizerConfig, "how it is minimised")
+
+
+@dataclass
+class AttackerConfig(PlayerConfig):
+    format: Literal["think_prompt", "prompt_only", "any_prompt"] = setting(
+        "think_prompt",
+        "what the attacker must write: <think>…</think><prompt>…</prompt>, or only, or any text and",
+    )
+    judge: Literal["pairwise", "pointwise", "none"] = setting(
+        "pairwise",
+        "how the defender's responses are scored for the attacker; none: every valid prompt gets 0",
+    )
+    reward_from: Literal["best", "first"] = setting(
+        "best", "the response that counts: the defender's best under its own reward, or its first valid one"
+    )
+
+
+@dataclass
+class DefenderConfig(PlayerConfig):
+    format: Literal["any", "think_any", "think_answer"] = setting(
+        "any",
+        "what the defender must write: anything, <think>…</think> and anything, or and <answer>…</answer>",
+    )
+    instruction: str = setting("", "a sentence put after every prompt that the defender is shown")
+    judge: Literal["pairwise", "pointwise", "none"] = setting(
+        "pairwise", "how its responses are scored; none: every valid response gets 0"
+    )
+    condition_on: Literal["prompt", "seed"] = setting(
+        "prompt", "the query that its responses are judged on: the attacker's prompt, or the seed"
+    )
+
+
+@dataclass
+class JudgeConfig:
+    kind: Literal["rules", "model"] = setting(
+        "rules", "rules: phrases and word overlap, for demos only; model: a language model as judge"
+    )
+    model: str | None = setting(None, "the judge's model, as for a player; needed by kind=model")
+    faithfulness: bool = setting(True, "discard prompts that do not keep the meaning of their seed")
+    success_score: float = setting(
+        5.0,
+        "score out of 10 from which an attack counts as successful, a response as compliant",
+        low=0,
+        high=10,
+    )
+    sampling: SamplingConfig = section(SamplingConfig, "how kind=model samples its verdicts")
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = setting(
+        50, "steps between checkpoints; one is always written at the end", low=1, resume=True
+    )
+    keep: int = setting(2, "newest checkpoints kept", low=1, resume=True)
+
+
+@dataclass
+class Config:
+    output_dir: str = setting(
+        "runs/default", "everything is written here; an unfinished run goes on", resume=True
+    )
+    seed: int = setting(0, "of every random draw", low=0)
+    steps: int = setting(1000, "optimiser steps of the run", low=1, resume=True)
+    batch_size: int = setting(16, "B, seeds per batch of rollouts, over all ranks", low=1)
+    steps_per_batch: int = setting(
+        4, "optimiser steps per batch of rollouts; each trains on an equal share of its seeds", low=1
+    )
+    templates: str | None = setting(
+        None, "folder whose .txt files replace the shipped templates of the same name"
+    )
+    seeds: SeedsConfig = section(SeedsConfig, "the queries that the game starts from")
+    attacker: AttackerConfig = section(AttackerConfig, "the player that rewrites queries")
+    defender: DefenderConfig = section(DefenderConfig, "the player that answers")
+    judge: JudgeConfig = section(JudgeConfig, "who scores")
+    checkpoint: CheckpointConfig = section(CheckpointConfig, "when the run is saved")
+
+
+def load_config(file: str | None, overrides: list[str]) -> Config:
+    """The defaults, then the YAML file (the shipped demo when None), then `key=value` overrides, checked."""
+    config = OmegaConf.structured(Config)
+    config = _merge(config, _read_yaml(resolve_config(file or "demo")), str(file or "demo"))
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"{override!r}: expected key=value, for example steps=20")
+        config = _merge(config, OmegaConf.from_dotlist([override]), "command line")
+    try:
+        loaded = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_line(error)) from error
+    check(loaded)
+    return loaded
+
+
+def resolve_config(name: str) -> Path:
+    """A path to a YAML file, or the name of a shipped config."""
+    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    shipped = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    raise ConfigError(f"--config {name}: no such file; shipped configs are {', '.join(shipped)}")
+
+
+def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """(dotted name, field, value) of every setting, sections left out, in the order of declaration."""
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, f"{prefix}{f.name}.")
+        else:
+            yield prefix + f.name, f, value
+
+
+def check(config: Config) -> None:
+    """Ranges, and settings that contradict each other. Raises ConfigError."""
+    for name, f, value in fields(config):
+        low, high = f.metadata["low"], f.metadata["high"]
+        if value is None or (low is None and high is None):
+            continue
+        if not ((low is None or value >= low) and (high is None or value <= high)):
+            bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+            raise ConfigError(f"{name}={value}: must be {bounds}")
+    if config.batch_size % config.steps_per_batch:
+        raise ConfigError(
+            f"steps_per_batch={config.steps_per_batch} does not divide batch_size={config.batch_size}; "
+            f"the nearest value that does is {_nearest_divisor(config.batch_size, config.steps_per_batch)}"
+        )
+    if not (config.attacker.train or config.defender.train):
+        raise ConfigError("attacker.train=false and defender.train=false: nothing to train; set one to true")
+    for name, player in (("attacker", config.attacker), ("defender", config.defender)):
+        if player.train and player.samples < 2:
+            raise ConfigError(
+                f"{name}.samples={player.samples}: a pair needs 2; set it, or {name}.train=false"
+            )
+        if player.loss.name != "dpo" and player.loss.label_smoothing:
+            raise ConfigError(
+                f"{name}.loss.label_smoothing={player.loss.label_smoothing}: for dpo only; set it to 0"
+            )
+        betas = player.optimizer.betas
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ConfigError(f"{name}.optimizer.betas={betas}: expected two numbers in [0, 1)")
+    if config.attacker.reward_from == "best" and config.defender.judge == "none":
+        raise ConfigError(
+            "attacker.reward_from=best needs the defender's rewards, but defender.judge=none; "
+            "set attacker.reward_from=first"
+        )
+    if config.judge.kind == "model" and config.judge.model is None:
+        raise ConfigError("judge.kind=model needs judge.model=FOLDER")
+    if config.judge.kind == "rules" and config.judge.model is not None:
+        raise ConfigError(
+            f"judge.model={config.judge.model} has no effect with judge.kind=rules; set kind=model"
+        )
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return OmegaConf.load(path)
+    except Exception as error:  # a YAML parser raises its own family of errors
+        raise ConfigError(f"{path}: not a valid YAML mapping: {error}") from error
+
+
+def _merge(config: Any, update: Any, origin: str) -> Any:
+    try:
+        return OmegaConf.merge(config, update)
+    except OmegaConfBaseException as error:
+        name = getattr(error, "full_key", None) or ""
+        message = f"{origin}: {name}: {_first_line(error)}" if name else f"{origin}: {_first_line(error)}"
+        known = [name for name, _, _ in fields(Config())]
+        close = _closest(name, known) if "not in" in str(error) else None
+        raise ConfigError(message + (f"; did you mean {close}?" if close else "")) from error
+
+
+def _closest(name: str, known: list[str]) -> str | None:
+    """The setting most like `name`: by its whole dotted path, else by its last part alone."""
+    by_path = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    if by_path:
+        return by_path[0]
+    leaves = {path.rsplit(".", 1)[-1]: path for path in reversed(known)}
+    by_leaf = difflib.get_close_matches(name.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.7)
+    return leaves[by_leaf[0]] if by_leaf else None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wanted))

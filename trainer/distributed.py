@@ -1,0 +1,72 @@
+"""One process or many: the few collectives that the game needs. All are no-ops in a single process."""
+
+import os
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def start() -> None:
+    """Joins the processes that torchrun started; does nothing for a single one."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group(backend="nccl" if torch.cuda.is_available() else "gloo")
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """True in the process that speaks to the user, also before `start`."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def device() -> torch.device:
+    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def my_share(items: list[T]) -> list[T]:
+    """The items that this process works on: every world_size-th, so that the shares are alike."""
+    return items[rank() :: world_size()]
+
+
+def gather(share: list[T]) -> list[T]:
+    """The inverse of my_share, on every process: all items in their order."""
+    if not dist.is_initialized():
+        return share
+    shares: list[list[T]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(shares, share)
+    items: list = [None] * sum(len(share) for share in shares)
+    for r, part in enumerate(shares):
+        items[r :: world_size()] = part
+    return items
+
+
+def sum_(tensors: list[torch.Tensor]) -> None:
+    """Sums each tensor over the processes, in place."""
+    if dist.is_initialized():
+        for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+            work.wait()

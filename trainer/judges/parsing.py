@@ -1,0 +1,24 @@
+"""Reading the verdict out of a judge's answer."""
+
+import re
+
+NUMBER = r"\s*([0-9]+(?:\.[0-9])?)\s*(?:/10)?\s*"
+VERDICT = re.compile(r"<answer>\s*(True|False)\s*</answer>")
+
+
+def parse_verdict(text: str) -> bool | None:
+    """The first <answer> that is True or False, or None."""
+    match = VERDICT.search(text)
+    return match[1] == "True" if match else None
+
+
+def parse_score(text: str, tag: str = "score") -> float | None:
+    """The last <tag> that holds a number with at most one decimal, clipped to [0, 10], or None."""
+    scores = re.findall(rf"<{tag}>{NUMBER}</{tag}>", text)
+    return min(float(scores[-1]), 10.0) if scores else None
+
+
+def parse_pair(text: str) -> tuple[float | None, float | None]:
+    """(score_A, score_B), or (None, None) when either is missing."""
+    a, b = parse_score(text, "score_A"), parse_score(text, "score_B")
+    return (a, b) if a is not None and b is not None else (None, None)

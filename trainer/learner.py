@@ -1,0 +1,141 @@
+"""Pairs -> loss -> optimiser -> EMA, for one player."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from transformers import PreTrainedModel
+
+from advgame.kernels import linear_logprobs, linear_preference_loss
+from advgame.trainer import distributed
+from advgame.trainer.batch import Batch, collate
+from advgame.trainer.config import OptimizerConfig, PlayerConfig
+from advgame.trainer.models import Player, head
+from advgame.trainer.pairs import Pair
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A player that is trained."""
+
+    name: str
+    player: Player
+    optimizer: torch.optim.Optimizer
+    config: PlayerConfig
+
+
+def make_learner(name: str, player: Player, config: PlayerConfig) -> Learner:
+    """A frozen player gets no gradients, and its moving average stays what it is."""
+    player.policy.model.requires_grad_(config.train)
+    return Learner(name, player, _adamw(player.policy.model, config.optimizer), config)
+
+
+def learn(learner: Learner, pairs: list[Pair], step: int) -> dict:
+    """One optimiser step on the mean loss over `pairs`, those of all processes, then the EMA's.
+
+    Without any pair the optimiser rests and only the EMA moves. Returns the step's metrics. Raises
+    FloatingPointError, before the weights are touched, when the gradient is not finite.
+    """
+    model, config = learner.player.policy.model, learner.config
+    if not config.train:
+        return {"pairs": len(pairs)}
+    metrics = {"pairs": len(pairs), "lr": _set_learning_rate(learner, step)}
+    if pairs:
+        learner.optimizer.zero_grad(set_to_none=True)
+        totals = _backward(learner, pairs)
+        parameters = list(model.parameters())
+        for parameter in parameters:
+            if parameter.grad is None:  # this process had no pair
+                parameter.grad = torch.zeros_like(parameter)
+        distributed.sum_([totals, *(parameter.grad for parameter in parameters)])
+        limit = config.optimizer.max_grad_norm or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit).item()
+        metrics |= dict(zip(_TOTALS, (totals / len(pairs)).tolist(), strict=True)) | {"grad_norm": norm}
+        if not (math.isfinite(norm) and math.isfinite(metrics["loss"])):
+            raise FloatingPointError(
+                f"{learner.name}: loss {metrics['loss']}, gradient norm {norm} at step {step}; the weights are "
+                f"untouched. Lower {learner.name}.optimizer.lr, or look for broken weights in the model."
+            )
+        learner.optimizer.step()
+    _update_ema(learner)
+    return metrics
+
+
+_TOTALS = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_logp", "rejected_logp")
+"""accuracy: share of pairs whose margin is positive; margin, rewards: DPO's implicit ones; logp: of sequences."""
+
+
+def _backward(learner: Learner, pairs: list[Pair]) -> Tensor:
+    """Gradients of this process's part of the mean loss; returns its part of the sums of _TOTALS."""
+    policy, reference, config = learner.player.policy, learner.player.ema, learner.config
+    share, size = distributed.my_share(pairs), config.optimizer.pairs_per_forward
+    totals = torch.zeros(len(_TOTALS), device=policy.model.device)
+    for chunk in (share[i : i + size] for i in range(0, len(share), size)):
+        batch = collate(chunk, policy.tokenizer.pad_token_id, policy.model.device)
+        with torch.no_grad():
+            logps = linear_logprobs(
+                response_hidden(reference.model, batch), targets=batch.targets, **head(reference.model)
+            )
+            reference_logps = logps.new_zeros(2 * len(chunk)).index_add(0, batch.rows, logps)
+        output = linear_preference_loss(
+            response_hidden(policy.model, batch),
+            targets=batch.targets,
+            cu_seqlens=batch.cu_seqlens,
+            reference_logps=reference_logps,
+            loss=config.loss.name,
+            beta=config.loss.beta,
+            length_normalize=config.loss.length_normalize,
+            label_smoothing=config.loss.label_smoothing,
+            nll_weight=config.loss.nll_weight,
+            **head(policy.model),
+        )
+        (output.loss * (len(chunk) / len(pairs))).backward()
+        margins = output.chosen_rewards - output.rejected_rewards
+        totals += torch.stack(
+            [
+                output.loss.detach() * len(chunk),
+                (margins > 0).sum(),
+                margins.sum(),
+                output.chosen_rewards.sum(),
+                output.rejected_rewards.sum(),
+                output.sequence_logps[0::2].sum(),
+                output.sequence_logps[1::2].sum(),
+            ]
+        )
+    return totals
+
+
+def response_hidden(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """[T, H] hidden states at the positions that predict the response tokens: no others reach the LM head."""
+    states = model.base_model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+    ).last_hidden_state
+    return states[batch.rows, batch.columns]
+
+
+def _adamw(model: PreTrainedModel, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW; vectors (norms, biases) are not decayed."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), fused=True)
+
+
+def _set_learning_rate(learner: Learner, step: int) -> float:
+    config = learner.config.optimizer
+    lr = config.lr * min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    for group in learner.optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
+@torch.no_grad()
+def _update_ema(learner: Learner) -> None:
+    """ema <- decay ema + (1 - decay) policy."""
+    average = get_ema_multi_avg_fn(learner.config.ema_decay)
+    average(list(learner.player.ema.model.parameters()), list(learner.player.policy.model.parameters()), None)

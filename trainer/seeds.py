@@ -1,0 +1,70 @@
+"""Seeds: read from JSONL, and dealt out harmful and benign in turn."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from advgame.trainer.config import ConfigError
+from advgame.trainer.game import Seed
+from advgame.trainer.randomness import key_to_seed
+
+DATA = Path(__file__).parent / "data"
+CATEGORIES = ("harmful", "benign")
+
+
+def read_seeds(files: list[str]) -> list[Seed]:
+    """Every seed of the files, in order. Raises ConfigError that names the file and the line of what is wrong."""
+    seeds = [seed for name in files for seed in _read_file(_resolve(name))]
+    if not seeds:
+        raise ConfigError(f"seeds.files={files}: no seeds in there")
+    return seeds
+
+
+def deal(seeds: list[Seed], batch: int, batch_size: int, seed: int) -> list[Seed]:
+    """The seeds of one batch: harmful and benign in turn, each category reshuffled on every pass through it.
+
+    A pure function of the batch's number, so that a run can go on from any batch with nothing else saved.
+    """
+    pools = [pool for pool in ([s for s in seeds if s.category == c] for c in CATEGORIES) if pool]
+    dealt = []
+    for position in range(batch * batch_size, (batch + 1) * batch_size):
+        draw, turn = divmod(position, len(pools))
+        epoch, index = divmod(draw, len(pools[turn]))
+        dealt.append(pools[turn][_permutation(len(pools[turn]), epoch, turn, seed)[index]])
+    return dealt
+
+
+@lru_cache(maxsize=8)
+def _permutation(size: int, epoch: int, turn: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(key_to_seed(seed, "seeds", turn, epoch))
+    return torch.randperm(size, generator=generator).tolist()
+
+
+def _resolve(name: str) -> Path:
+    for path in (Path(name), DATA / name):
+        if path.is_file():
+            return path
+    shipped = sorted(path.name for path in DATA.glob("*.jsonl"))
+    raise ConfigError(f"seeds.files: {name} does not exist; shipped sets are {', '.join(shipped)}")
+
+
+def _read_file(path: Path) -> list[Seed]:
+    seeds = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}:{number}: not valid JSON ({error.msg})") from error
+        prompt = record.get("prompt") if isinstance(record, dict) else None
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ConfigError(f"{path}:{number}: `prompt` must be a string that is not empty")
+        if record.get("category") not in CATEGORIES:
+            raise ConfigError(
+                f"{path}:{number}: `category` is {record.get('category')!r}, must be harmful or benign"
+            )
+        seeds.append(Seed(prompt=prompt, category=record["category"]))
+    return seeds

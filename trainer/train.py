@@ -1,0 +1,127 @@
+"""The loop: play a batch of games, take its optimiser steps, keep what happened."""
+
+import resource
+import time
+from pathlib import Path
+
+import torch
+import transformers
+
+from advgame.trainer import checkpoint, distributed, metrics
+from advgame.trainer.config import Config
+from advgame.trainer.console import Progress
+from advgame.trainer.game import Game
+from advgame.trainer.judges import Judge
+from advgame.trainer.judges.model import make_model_judge
+from advgame.trainer.judges.rules import judge_by_rules
+from advgame.trainer.learner import Learner, learn, make_learner
+from advgame.trainer.models import load_player
+from advgame.trainer.pairs import attacker_pairs, defender_pairs
+from advgame.trainer.play import play
+from advgame.trainer.plots import draw_curves
+from advgame.trainer.prompts import Prompts
+from advgame.trainer.seeds import deal, read_seeds
+from advgame.trainer.transcripts import write_transcript
+
+
+def train(config: Config) -> None:
+    """Plays and trains to config.steps, from the newest checkpoint in config.output_dir if there is one."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    run = Path(config.output_dir)
+    resumed = (checkpoint.finished(run) or [0])[-1]
+    if resumed:
+        checkpoint.check_same_run(run, config)
+    seeds = read_seeds(config.seeds.files)
+    prompts = Prompts(config.templates)
+
+    first = distributed.rank() == 0
+    with Progress(str(run), resumed, config.steps, visible=first) as progress:
+        if resumed >= config.steps:
+            progress.console.print(
+                f"{run} has all its {config.steps} steps. To go on: steps={2 * config.steps}; "
+                f"to start anew: output_dir=… or delete the folder."
+            )
+            return
+        with progress.stage("loading models"):
+            judge = make_judge(config, prompts)
+            attacker, defender, games = load_learners(config, run, resumed)
+        if first:
+            checkpoint.write_config(run, config)
+            metrics.truncate(run / "metrics.jsonl", resumed)
+        progress.take_seconds()
+
+        for step in range(resumed, config.steps):
+            began = time.perf_counter()
+            batch, part = divmod(step, config.steps_per_batch)
+            if part == 0:
+                dealt = deal(seeds, batch, config.batch_size, config.seed)
+                games = play(dealt, batch, attacker.player, defender.player, judge, prompts, config, progress)
+            size = len(games) // config.steps_per_batch
+            share = games[part * size : (part + 1) * size]
+            with progress.stage("attacker learns"):
+                attacker_metrics = learn(attacker, attacker_pairs(share), step)
+            with progress.stage("defender learns"):
+                defender_metrics = learn(defender, defender_pairs(share), step)
+            record = {
+                "step": step + 1,
+                "batch": batch,
+                "game": metrics.game_metrics(share, config.judge.success_score),
+                "attacker": attacker_metrics,
+                "defender": defender_metrics,
+                "timing": timing(time.perf_counter() - began, progress, games if part == 0 else []),
+            }
+            if first:  # before the checkpoint: a run that goes on from it needs the lines up to it
+                metrics.append(run / "metrics.jsonl", record)
+                write_transcript(run / "samples" / f"step-{step + 1:06d}.txt", share)
+            progress.step_done(record, share)
+            if (step + 1) % config.checkpoint.every == 0 or step + 1 == config.steps:
+                unused = games if part + 1 < config.steps_per_batch else []
+                with progress.stage("saving"):
+                    checkpoint.save(run, step + 1, [attacker, defender], unused, config.checkpoint.keep)
+
+        if first:
+            drawn = draw_curves(metrics.read(run / "metrics.jsonl"), run / "curves.png")
+    if first:
+        curves = run / "curves.png" if drawn else "not drawn: pip install 'advgame[report]'"
+        progress.console.print(
+            f"models   {checkpoint.folder(run, config.steps)}/{{attacker,defender}}{{,_ema}}"
+        )
+        progress.console.print(f"metrics  {run}/metrics.jsonl\nsamples  {run}/samples\ncurves   {curves}")
+
+
+def make_judge(config: Config, prompts: Prompts) -> Judge:
+    return (
+        judge_by_rules
+        if config.judge.kind == "rules"
+        else make_model_judge(config.judge, prompts, config.seed)
+    )
+
+
+def load_learners(config: Config, run: Path, step: int) -> tuple[Learner, Learner, list[Game]]:
+    """Attacker and defender as they were after `step` steps, and the games that are not used up."""
+    learners = []
+    saved = checkpoint.folder(run, step)
+    for name, player_config in (("attacker", config.attacker), ("defender", config.defender)):
+        player = (
+            load_player(saved / name, saved / f"{name}_ema") if step else load_player(player_config.model)
+        )
+        learner = make_learner(name, player, player_config)
+        if step:
+            checkpoint.load_optimizer(saved, learner)
+        learners.append(learner)
+    return *learners, checkpoint.load_games(saved) if step else []
+
+
+def timing(seconds: float, progress: Progress, played: list[Game]) -> dict:
+    """What depends on the clock or the machine; sampled tokens are those of all processes."""
+    stages = progress.take_seconds()
+    sampling = stages.get("attacker writes", 0.0) + stages.get("defender answers", 0.0)
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    return {
+        "seconds": seconds,
+        "stages": stages,
+        "sampled_tokens_per_second": metrics.sampled_tokens(played) / sampling if played else None,
+        "peak_memory_gib": (peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**30,
+        "processes": distributed.world_size(),
+    }
