@@ -21,9 +21,7 @@ def preference_loss(margin: Tensor, loss: str, beta: float, label_smoothing: flo
     Returns: [N], unreduced.
     """
     if loss == "dpo":
-        return -(1 - label_smoothing) * F.logsigmoid(beta * margin) - label_smoothing * F.logsigmoid(
-            -beta * margin
-        )
+        return -(1 - label_smoothing) * F.logsigmoid(beta * margin) - label_smoothing * F.logsigmoid(-beta * margin)
     return (margin - 1 / (2 * beta)) ** 2
 
 

@@ -54,9 +54,7 @@ def _sample_probs(probs: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
         probs, order = probs.sort(dim=-1, descending=True, stable=True)
     cumulative = probs.double().cumsum(-1)
     kept = cumulative - probs < top_p if top_p < 1 else torch.ones_like(probs, dtype=torch.bool)
-    last = (
-        (kept & (probs > 0)).long().mul(torch.arange(1, probs.size(-1) + 1, device=probs.device)).argmax(-1)
-    )
+    last = (kept & (probs > 0)).long().mul(torch.arange(1, probs.size(-1) + 1, device=probs.device)).argmax(-1)
     mass = cumulative.gather(-1, kept.sum(-1, keepdim=True) - 1)
     index = torch.searchsorted(cumulative, uniforms[:, None] * mass, right=True)[:, 0].minimum(last)
     return order.gather(-1, index[:, None])[:, 0] if top_p < 1 else index
@@ -66,9 +64,7 @@ def _check(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -
     if logits.dim() != 2 or not logits.is_floating_point() or logits.size(1) == 0:
         raise ValueError(f"logits: expected floating point [R, V], got {logits.dtype} {list(logits.shape)}")
     if uniforms.shape != logits.shape[:1] or uniforms.dtype != torch.float64:
-        raise ValueError(
-            f"uniforms: expected float64 [{logits.size(0)}], got {uniforms.dtype} {list(uniforms.shape)}"
-        )
+        raise ValueError(f"uniforms: expected float64 [{logits.size(0)}], got {uniforms.dtype} {list(uniforms.shape)}")
     if uniforms.device != logits.device:
         raise ValueError(f"uniforms: on {uniforms.device}, but logits are on {logits.device}")
     if not temperature >= 0:

@@ -12,10 +12,7 @@ def attack(
     seeds: list[Seed], keys: list[tuple], policy: Policy, prompts: Prompts, config: AttackerConfig
 ) -> list[Game]:
     """A game per seed, with its attacks and no responses yet; `keys` are the seeds' random keys."""
-    inputs = [
-        chat_ids(policy.tokenizer, prompts.attacker(seed.category, config.format, seed.prompt))
-        for seed in seeds
-    ]
+    inputs = [chat_ids(policy.tokenizer, prompts.attacker(seed.category, config.format, seed.prompt)) for seed in seeds]
     requests = [
         Prompt(input_ids, (*key, "attacker", a))
         for input_ids, key in zip(inputs, keys, strict=True)

@@ -65,8 +65,7 @@ def load_optimizer(checkpoint: Path, learner: Learner) -> None:
         state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         if state:
             learner.optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device).clone()
-                for key, value in state.items()
+                key: value if key == "step" else value.to(parameter.device).clone() for key, value in state.items()
             }
 
 
@@ -100,9 +99,7 @@ def _optimizer_tensors(learner: Learner) -> dict[str, torch.Tensor]:
 
 def _flush(path: Path) -> None:
     """Waits until the folder and the files in it are on the disk, so that a rename cannot outrun them."""
-    for item in (
-        [*(p for p in path.rglob("*") if not p.name.startswith(".")), path] if path.is_dir() else [path]
-    ):
+    for item in [*(p for p in path.rglob("*") if not p.name.startswith(".")), path] if path.is_dir() else [path]:
         descriptor = os.open(item, os.O_RDONLY)
         try:
             os.fsync(descriptor)

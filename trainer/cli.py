@@ -2,12 +2,16 @@
 
 import argparse
 import dataclasses
+import json
+import os
 import sys
+import time
 import typing
+from pathlib import Path
 
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from advgame.trainer import distributed
@@ -27,6 +31,7 @@ class _Help(argparse.Action):
     def __call__(self, parser, *_):
         if distributed.is_first():
             print(parser.format_help())
+            print("settings, as `name = default  (type)`:\n")
             _print_settings(Console())
         parser.exit()
 
@@ -40,9 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         add_help=False,
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, for example steps=20")
-    parser.add_argument(
-        "--config", metavar="FILE", help="a YAML file, or a shipped one by name; default: demo"
-    )
+    parser.add_argument("--config", metavar="FILE", help="a YAML file, or a shipped one by name; default: demo")
     parser.add_argument("--print-config", action="store_true", help="print the whole config as YAML and stop")
     parser.add_argument("-h", "--help", nargs=0, action=_Help, help="this, and every setting")
     options = parser.parse_intermixed_args(arguments)
@@ -62,17 +65,25 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         if distributed.is_first():
             print(f"error: {error}", file=sys.stderr)
+        _tell_torchrun(f"error: {error}")
         return 2
     return 0
 
 
+def _tell_torchrun(message: str) -> None:
+    """torchrun closes with its own report of the failure: this puts the reason into it."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        report = {"message": message, "extraInfo": {"py_callstack": message, "timestamp": int(time.time())}}
+        Path(file).write_text(json.dumps({"message": report}), encoding="utf-8")
+
+
 def _print_settings(console: Console) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("setting", "type", "default", "meaning"):
-        table.add_column(title, overflow="fold", no_wrap=title in ("setting", "default"))
-    for cells in _settings(Config, ""):
-        table.add_row(*(Text(cell, style="bold" if not cells[1] else "") for cell in cells))
-    console.print(table)
+    for name, kind, default, doc in _settings(Config, ""):
+        if kind:
+            console.print(Text.assemble((name, "bold"), f" = {default}  ", (f"({kind})", "dim")), soft_wrap=True)
+            console.print(Padding(Text(doc), (0, 0, 0, 4)))
+        else:
+            console.print(Text.assemble("\n", (name, "bold cyan"), f": {doc}"))
 
 
 def _settings(kind: type, prefix: str):

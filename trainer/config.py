@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -48,9 +48,7 @@ class SamplingConfig:
     temperature: float = setting(0.6, "softmax temperature; 0 takes the most probable token", low=0, high=10)
     top_p: float = setting(0.9, "nucleus mass, in (0, 1]", low=1e-6, high=1)
     max_new_tokens: int = setting(2048, "tokens; a sample that has not ended by then is `max_length`", low=1)
-    batch_size: int = setting(
-        64, "sequences sampled at a time; costs memory, not results", low=1, resume=True
-    )
+    batch_size: int = setting(64, "sequences sampled at a time; costs memory, not results", low=1, resume=True)
 
 
 @dataclass
@@ -70,9 +68,7 @@ class OptimizerConfig:
     betas: list[float] = setting([0.9, 0.95], "AdamW momentum coefficients")
     weight_decay: float = setting(0.1, "decoupled weight decay", low=0)
     warmup_steps: int = setting(0, "optimiser steps of linear warm-up", low=0)
-    max_grad_norm: float = setting(
-        1.0, "gradients are clipped to this norm, per player; 0 turns it off", low=0
-    )
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm, per player; 0 turns it off", low=0)
     pairs_per_forward: int = setting(
         8, "pairs forwarded at a time on each rank; costs memory, not results", low=1, resume=True
     )
@@ -141,17 +137,13 @@ class JudgeConfig:
 
 @dataclass
 class CheckpointConfig:
-    every: int = setting(
-        50, "steps between checkpoints; one is always written at the end", low=1, resume=True
-    )
+    every: int = setting(50, "steps between checkpoints; one is always written at the end", low=1, resume=True)
     keep: int = setting(2, "newest checkpoints kept", low=1, resume=True)
 
 
 @dataclass
 class Config:
-    output_dir: str = setting(
-        "runs/default", "everything is written here; an unfinished run goes on", resume=True
-    )
+    output_dir: str = setting("runs/default", "everything is written here; an unfinished run goes on", resume=True)
     seed: int = setting(0, "of every random draw", low=0)
     steps: int = setting(1000, "optimiser steps of the run", low=1, resume=True)
     batch_size: int = setting(16, "B, seeds per batch of rollouts, over all ranks", low=1)
@@ -159,7 +151,7 @@ class Config:
         4, "optimiser steps per batch of rollouts; each trains on an equal share of its seeds", low=1
     )
     templates: str | None = setting(
-        None, "folder whose .txt files replace the shipped templates of the same name"
+        None, "folder whose .txt files replace the shipped templates of the same name; `small`: for tiny models"
     )
     seeds: SeedsConfig = section(SeedsConfig, "the queries that the game starts from")
     attacker: AttackerConfig = section(AttackerConfig, "the player that rewrites queries")
@@ -221,13 +213,9 @@ def check(config: Config) -> None:
         raise ConfigError("attacker.train=false and defender.train=false: nothing to train; set one to true")
     for name, player in (("attacker", config.attacker), ("defender", config.defender)):
         if player.train and player.samples < 2:
-            raise ConfigError(
-                f"{name}.samples={player.samples}: a pair needs 2; set it, or {name}.train=false"
-            )
+            raise ConfigError(f"{name}.samples={player.samples}: a pair needs 2; set it, or {name}.train=false")
         if player.loss.name != "dpo" and player.loss.label_smoothing:
-            raise ConfigError(
-                f"{name}.loss.label_smoothing={player.loss.label_smoothing}: for dpo only; set it to 0"
-            )
+            raise ConfigError(f"{name}.loss.label_smoothing={player.loss.label_smoothing}: for dpo only; set it to 0")
         betas = player.optimizer.betas
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ConfigError(f"{name}.optimizer.betas={betas}: expected two numbers in [0, 1)")
@@ -239,9 +227,7 @@ def check(config: Config) -> None:
     if config.judge.kind == "model" and config.judge.model is None:
         raise ConfigError("judge.kind=model needs judge.model=FOLDER")
     if config.judge.kind == "rules" and config.judge.model is not None:
-        raise ConfigError(
-            f"judge.model={config.judge.model} has no effect with judge.kind=rules; set kind=model"
-        )
+        raise ConfigError(f"judge.model={config.judge.model} has no effect with judge.kind=rules; set kind=model")
 
 
 def _read_yaml(path: Path) -> Any:
@@ -256,20 +242,31 @@ def _merge(config: Any, update: Any, origin: str) -> Any:
         return OmegaConf.merge(config, update)
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or ""
-        message = f"{origin}: {name}: {_first_line(error)}" if name else f"{origin}: {_first_line(error)}"
-        known = [name for name, _, _ in fields(Config())]
-        close = _closest(name, known) if "not in" in str(error) else None
+        message = ": ".join(filter(None, (origin, name, _first_line(error))))
+        close = None if "Did you mean" in message else _closest(name, update)
         raise ConfigError(message + (f"; did you mean {close}?" if close else "")) from error
 
 
-def _closest(name: str, known: list[str]) -> str | None:
-    """The setting most like `name`: by its whole dotted path, else by its last part alone."""
-    by_path = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+def _closest(name: str, update: Any) -> str | None:
+    """What was probably meant by a name that is unknown, or by a value that is none of the choices."""
+    known = {known: f for known, f, _ in fields(Config())}
+    if name in known:
+        choices = [choice for choice in _choices(known[name]) if isinstance(choice, str)]
+        value = OmegaConf.select(update, name) if OmegaConf.is_dict(update) else None
+        close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
+        return f"{name}={close[0]}" if close else None
+    leaf = name.rsplit(".", 1)[-1]
+    same_leaf = [path for path in known if path.rsplit(".", 1)[-1] == leaf]
+    by_path = difflib.get_close_matches(name, same_leaf or known, n=1, cutoff=0.0 if same_leaf else 0.75)
     if by_path:
         return by_path[0]
     leaves = {path.rsplit(".", 1)[-1]: path for path in reversed(known)}
-    by_leaf = difflib.get_close_matches(name.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.7)
+    by_leaf = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)
     return leaves[by_leaf[0]] if by_leaf else None
+
+
+def _choices(f: dataclasses.Field) -> tuple:
+    return get_args(f.type) if get_origin(f.type) is Literal else ()
 
 
 def _first_line(error: Exception) -> str:

@@ -77,9 +77,7 @@ class Progress:
         parts = [head]
         if self._record:
             numbers = Table.grid(expand=True, padding=(0, 2))
-            cells = [
-                Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in _numbers(self._record)
-            ]
+            cells = [Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in _numbers(self._record)]
             for row in range(0, len(cells), 4):
                 numbers.add_row(*cells[row : row + 4])
             parts += [Text(), numbers, Text(), *_exchange(self._games)]
@@ -126,9 +124,7 @@ def _exchange(games: list[Game]) -> list[Text]:
 
 def _exchange_line(who: str, text: str, reward: float | str | None) -> Text:
     shown = " ".join(printable(text).split())
-    line = Text.assemble(
-        (f"{who:>13} ", "dim"), shown, (f"  {reward}" if reward not in ("", None) else "", "cyan")
-    )
+    line = Text.assemble((f"{who:>13} ", "dim"), shown, (f"  {reward}" if reward not in ("", None) else "", "cyan"))
     line.no_wrap, line.overflow = True, "ellipsis"
     return line
 

@@ -19,9 +19,7 @@ def defend(
             if attack.outcome == "no_error":
                 text = prompts.defender(config.format, config.instruction, attack.content)
                 attack.prompt_ids = chat_ids(policy.tokenizer, text)
-                requests += [
-                    Prompt(attack.prompt_ids, (*key, "defender", a, d)) for d in range(config.samples)
-                ]
+                requests += [Prompt(attack.prompt_ids, (*key, "defender", a, d)) for d in range(config.samples)]
     rollouts = iter(sample(policy, requests, config.sampling))
     for attack in (attack for game in games for attack in game.attacks):
         if attack.outcome == "no_error":

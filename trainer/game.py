@@ -85,9 +85,7 @@ def game_from_dict(data: dict) -> Game:
     attacks = []
     for attack in data["attacks"]:
         responses = [
-            Response(
-                **{**response, "rollout": Rollout(**response["rollout"]) if response["rollout"] else None}
-            )
+            Response(**{**response, "rollout": Rollout(**response["rollout"]) if response["rollout"] else None})
             for response in attack["responses"]
         ]
         attacks.append(Attack(**{**attack, "rollout": Rollout(**attack["rollout"]), "responses": responses}))

@@ -63,9 +63,7 @@ def append(file: Path, record: dict) -> None:
 
 
 def read(file: Path) -> list[dict]:
-    return (
-        [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    )
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
 def truncate(file: Path, steps: int) -> None:

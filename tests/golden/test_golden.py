@@ -82,9 +82,7 @@ class RecordedJudge:
     def __call__(self, requests):
         record = {}
         for j in self.batches.pop(0):
-            record[(j["a"], j["b"]) if "b" in j else (j["a"],)] = (
-                tuple(j["scores"]) if "b" in j else (j["score"],)
-            )
+            record[(j["a"], j["b"]) if "b" in j else (j["a"],)] = tuple(j["scores"]) if "b" in j else (j["score"],)
         asked = [request.candidates for request in requests]
         assert sorted(asked) == sorted(record)
         return [record[candidates] for candidates in asked]
@@ -95,15 +93,11 @@ def test_game_scoring(case):
     attacker = AttackerConfig(
         judge=case["attacker_judge"], reward_from="best" if case["optimistic_attacker"] else "first"
     )
-    games = reward(
-        build_games(case), RecordedJudge(case), attacker, DefenderConfig(judge=case["defender_judge"])
-    )
+    games = reward(build_games(case), RecordedJudge(case), attacker, DefenderConfig(judge=case["defender_judge"]))
     expected = case["expected"]
 
     assert [[a.outcome for a in g.attacks] for g in games] == expected["prompt_error"]
-    assert [[[r.outcome for r in a.responses] for a in g.attacks] for g in games] == expected[
-        "response_error"
-    ]
+    assert [[[r.outcome for r in a.responses] for a in g.attacks] for g in games] == expected["response_error"]
     attack_rewards = [[a.reward for a in g.attacks] for g in games]
     response_rewards = [[[r.reward for r in a.responses] for a in g.attacks] for g in games]
     assert attack_rewards == expected["attacker_reward"]
@@ -116,13 +110,9 @@ def test_game_scoring(case):
     flat_response = [r for game in response_rewards for attack in game for r in attack]
     for scope in ("across_seeds", "per_rank"):  # the same in one process
         wanted = torch.tensor(expected["attacker_advantage"][scope]).flatten()
-        assert torch.allclose(
-            torch.tensor(advantages(flat_attack, mean_reward(flat_attack))), wanted, atol=1e-5
-        )
+        assert torch.allclose(torch.tensor(advantages(flat_attack, mean_reward(flat_attack))), wanted, atol=1e-5)
         wanted = torch.tensor(expected["defender_advantage"][scope]).flatten()
-        assert torch.allclose(
-            torch.tensor(advantages(flat_response, mean_reward(flat_response))), wanted, atol=1e-5
-        )
+        assert torch.allclose(torch.tensor(advantages(flat_response, mean_reward(flat_response))), wanted, atol=1e-5)
 
 
 def index(rollouts: list, wanted: Rollout) -> int:

@@ -22,9 +22,7 @@ def make_model_judge(config: JudgeConfig, prompts: Prompts, seed: int) -> Judge:
             [Prompt(chat_ids(policy.tokenizer, text), (seed, "judge", text)) for text in texts],
             config.sampling,
         )
-        return [
-            read_verdict(request, rollout.text) for request, rollout in zip(requests, sampled, strict=True)
-        ]
+        return [read_verdict(request, rollout.text) for request, rollout in zip(requests, sampled, strict=True)]
 
     return judge
 
