@@ -1,0 +1,19 @@
+"""Shared by all tests: a cache of their own, one thread, no network."""
+
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Models are built and converted afresh, once a session."""
+    os.environ["ADVGAME_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -1,0 +1,150 @@
+"""The learner's step against the same step spelt out on separate, unpadded sequences."""
+
+import copy
+
+import pytest
+import torch
+
+from advgame.trainer.batch import collate
+from advgame.trainer.config import LossConfig, OptimizerConfig, PlayerConfig
+from advgame.trainer.game import Rollout
+from advgame.trainer.learner import learn, make_learner, response_hidden
+from advgame.trainer.models import load_player
+from advgame.trainer.pairs import Pair
+
+CPU = torch.device("cpu")
+
+
+def random_pairs(count: int, vocab: int, seed: int = 0) -> list[Pair]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def tokens(low: int, high: int) -> list[int]:
+        length = int(torch.randint(low, high, (), generator=generator))
+        return torch.randint(vocab, (length,), generator=generator).tolist()
+
+    pairs = []
+    for _ in range(count):
+        chosen, rejected = (Rollout(ids, [0.0] * len(ids), "", True) for ids in (tokens(1, 9), tokens(1, 9)))
+        length = 1 + int(torch.randint(len(rejected.token_ids), (), generator=generator))
+        pairs.append(Pair(tokens(2, 12), chosen, rejected, length, 1.0))
+    return pairs
+
+
+def player_config(**optimizer) -> PlayerConfig:
+    return PlayerConfig(
+        model="tiny",
+        ema_decay=0.5,
+        loss=LossConfig(beta=0.3, nll_weight=0.2),
+        optimizer=OptimizerConfig(**{"lr": 1e-2, "max_grad_norm": 0.0, **optimizer}),
+    )
+
+
+def spelt_out_loss(policy, reference, pairs) -> torch.Tensor:
+    """DPO with beta 0.3 and 0.2 x NLL per token, one sequence at a time, from the models' own logits."""
+
+    def logps(model, prompt, response):
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        return logits.log_softmax(-1).gather(-1, torch.tensor(response)[:, None]).sum()
+
+    total = 0.0
+    for pair in pairs:
+        chosen = logps(policy, pair.prompt_ids, pair.chosen.token_ids)
+        rejected = logps(policy, pair.prompt_ids, pair.rejected_ids)
+        with torch.no_grad():
+            reference_margin = logps(reference, pair.prompt_ids, pair.chosen.token_ids) - logps(
+                reference, pair.prompt_ids, pair.rejected_ids
+            )
+        margin = chosen - rejected - reference_margin
+        total = total - torch.nn.functional.logsigmoid(0.3 * margin) - 0.2 * chosen / len(pair.chosen.token_ids)
+    return total / len(pairs)
+
+
+def test_hidden_states_are_those_of_separate_sequences():
+    model = load_player("tiny").policy.model
+    pairs = random_pairs(5, model.config.vocab_size)
+    batch = collate(pairs, 1, CPU)
+    expected, targets = [], []
+    for pair in pairs:
+        for response in (pair.chosen.token_ids, pair.rejected_ids):
+            states = model.base_model(torch.tensor([pair.prompt_ids + response])).last_hidden_state[0]
+            expected.append(states[len(pair.prompt_ids) - 1 : -1])
+            targets += response
+    assert batch.targets.tolist() == targets
+    assert batch.cu_seqlens.tolist() == [0, *torch.tensor([len(e) for e in expected]).cumsum(0).tolist()]
+    assert torch.allclose(response_hidden(model, batch), torch.cat(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("pairs_per_forward", [1, 3, 8])
+def test_a_step_is_adamw_on_the_mean_loss_and_then_the_average_moves(pairs_per_forward):
+    config = player_config(pairs_per_forward=pairs_per_forward)
+    learner = make_learner("attacker", load_player("tiny"), config)
+    policy, ema = learner.player.policy.model, learner.player.ema.model
+    with torch.no_grad():  # a policy that has moved away from its reference
+        for parameter in policy.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    pairs = random_pairs(7, policy.config.vocab_size)
+
+    expected, reference = copy.deepcopy(policy), copy.deepcopy(ema)
+    loss = spelt_out_loss(expected, reference, pairs)
+    loss.backward()
+    norm = torch.cat([p.grad.flatten() for p in expected.parameters()]).norm().item()
+    decayed = [p for p in expected.parameters() if p.dim() > 1]
+    others = [p for p in expected.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95)).step()
+
+    metrics = learn(learner, pairs, step=0)
+    assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    for before, average, after, wanted in zip(
+        reference.parameters(), ema.parameters(), policy.parameters(), expected.parameters(), strict=True
+    ):
+        assert torch.allclose(after, wanted, atol=2e-5)
+        assert torch.allclose(average, 0.5 * before + 0.5 * after, atol=1e-6)
+
+
+def test_training_raises_the_margin():
+    learner = make_learner("defender", load_player("tiny"), player_config())
+    pairs = random_pairs(4, learner.player.policy.model.config.vocab_size)
+    margins = [learn(learner, pairs, step)["margin"] for step in range(8)]
+    assert margins[0] == pytest.approx(0, abs=1e-4)
+    assert margins[-1] > 0.1
+
+
+def test_gradients_are_clipped_and_the_learning_rate_warms_up():
+    learner = make_learner("attacker", load_player("tiny"), player_config(max_grad_norm=0.01, warmup_steps=4))
+    policy = learner.player.policy.model
+    metrics = [learn(learner, random_pairs(2, policy.config.vocab_size, s), s) for s in range(5)]
+    assert [m["lr"] for m in metrics] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01])
+    norm = torch.cat([p.grad.flatten() for p in policy.parameters()]).norm().item()
+    assert norm == pytest.approx(0.01, rel=1e-3) and metrics[-1]["grad_norm"] > 0.01
+
+
+def test_a_frozen_player_stays_bit_identical():
+    config = player_config()
+    config.train = False
+    learner = make_learner("attacker", load_player("tiny"), config)
+    before = [p.clone() for m in (learner.player.policy, learner.player.ema) for p in m.model.parameters()]
+    assert learn(learner, random_pairs(3, 40), 0) == {"pairs": 3}
+    after = [p for m in (learner.player.policy, learner.player.ema) for p in m.model.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_without_pairs_the_weights_rest():
+    learner = make_learner("attacker", load_player("tiny"), player_config())
+    policy = learner.player.policy.model
+    learn(learner, random_pairs(2, policy.config.vocab_size), 0)
+    before = [p.clone() for p in policy.parameters()]
+    assert learn(learner, [], 1) == {"pairs": 0, "lr": 0.01}
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_are_touched():
+    learner = make_learner("defender", load_player("tiny"), player_config())
+    policy = learner.player.policy.model
+    with torch.no_grad():
+        next(policy.parameters()).fill_(torch.inf)
+    before = [p.clone() for p in policy.parameters()]
+    with pytest.raises(FloatingPointError, match=r"defender: .* at step 3.*lr"):
+        learn(learner, random_pairs(2, policy.config.vocab_size), 3)
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))

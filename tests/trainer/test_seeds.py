@@ -1,0 +1,77 @@
+"""Seeds: reading, and dealing them out."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advgame.trainer.config import ConfigError
+from advgame.trainer.game import Seed
+from advgame.trainer.seeds import deal, read_seeds
+
+
+def test_the_shipped_set():
+    seeds = read_seeds(["harmful.jsonl", "benign.jsonl"])
+    assert [sum(seed.category == category for seed in seeds) for category in ("harmful", "benign")] == [150, 150]
+    assert len({seed.prompt.lower() for seed in seeds}) == 300
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "`prompt`"),
+        ('{"category": "benign"}', "`prompt`"),
+        ('{"prompt": "  ", "category": "benign"}', "`prompt`"),
+        ('{"prompt": "hi", "category": "evil"}', "'evil'"),
+        ('{"prompt": "hi"}', "`category`"),
+    ],
+)
+def test_malformed_lines_are_reported_by_file_and_line(tmp_path, line, complaint):
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"prompt": "ok", "category": "benign"}\n\n' + line + "\n")
+    with pytest.raises(ConfigError, match=rf"mine\.jsonl:3: .*{complaint}"):
+        read_seeds([str(file)])
+
+
+def test_extra_fields_and_blank_lines_are_fine(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"prompt": "ünï", "category": "harmful", "language": "de"}) + "\n\n", encoding="utf-8")
+    assert read_seeds([str(file)]) == [Seed("ünï", "harmful")]
+
+
+def test_a_missing_or_empty_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.jsonl.*shipped"):
+        read_seeds(["nowhere.jsonl"])
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(ConfigError, match="no seeds"):
+        read_seeds([str(tmp_path / "empty.jsonl")])
+
+
+@given(
+    harmful=st.integers(0, 7),
+    benign=st.integers(0, 7),
+    batch_size=st.integers(1, 9),
+    batches=st.integers(1, 12),
+    seed=st.integers(0, 5),
+)
+def test_deals_in_turn_and_reshuffles_on_every_pass(harmful, benign, batch_size, batches, seed):
+    seeds = [Seed(f"h{i}", "harmful") for i in range(harmful)] + [Seed(f"b{i}", "benign") for i in range(benign)]
+    if not seeds:
+        return
+    dealt = [s for batch in range(batches) for s in deal(seeds, batch, batch_size, seed)]
+    assert len(dealt) == batches * batch_size
+    if harmful and benign:
+        assert [s.category for s in dealt] == (["harmful", "benign"] * len(dealt))[: len(dealt)]
+    for category, count in (("harmful", harmful), ("benign", benign)):
+        of_category = [s.prompt for s in dealt if s.category == category]
+        for begin in range(0, len(of_category), max(count, 1)):  # no seed twice before all were dealt
+            one_pass = of_category[begin : begin + count]
+            assert len(set(one_pass)) == len(one_pass)
+
+
+def test_dealing_depends_on_the_seed_alone():
+    seeds = read_seeds(["harmful.jsonl", "benign.jsonl"])
+    assert deal(seeds, 3, 8, seed=1) == deal(seeds, 3, 8, seed=1)
+    assert deal(seeds, 3, 8, seed=1) != deal(seeds, 3, 8, seed=2)
