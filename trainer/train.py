@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from rich.text import Text
 
 from advgame.trainer import checkpoint, distributed, metrics
 from advgame.trainer.config import Config
@@ -84,8 +85,9 @@ def train(config: Config) -> None:
             drawn = draw_curves(metrics.read(run / "metrics.jsonl"), run / "curves.png")
     if first:
         curves = run / "curves.png" if drawn else "not drawn: pip install 'advgame[report]'"
-        progress.console.print(f"models   {checkpoint.folder(run, config.steps)}/{{attacker,defender}}{{,_ema}}")
-        progress.console.print(f"metrics  {run}/metrics.jsonl\nsamples  {run}/samples\ncurves   {curves}")
+        models = f"{checkpoint.folder(run, config.steps)}/{{attacker,defender}}{{,_ema}}"
+        lines = f"models   {models}\nmetrics  {run}/metrics.jsonl\nsamples  {run}/samples\ncurves   {curves}"
+        progress.console.print(Text(lines), soft_wrap=True)
 
 
 def make_judge(config: Config, prompts: Prompts) -> Judge:
