@@ -63,11 +63,15 @@ def main(arguments: list[str] | None = None) -> int:
             train(config)
         finally:
             distributed.stop()
-    except ConfigError as error:
+    except (ConfigError, FloatingPointError) as error:
         if distributed.is_first():
             print(f"error: {error}", file=sys.stderr)
         _tell_torchrun(f"error: {error}")
         return 2
+    except KeyboardInterrupt:
+        if distributed.is_first():
+            print("stopped; the same command goes on from the newest checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -28,9 +28,10 @@ class Progress:
         self._record: dict | None = None
         self._games: list[Game] = []
         self._live = Live(get_renderable=self._view, console=self.console, refresh_per_second=2)
+        self._is_live = visible and self.console.is_terminal
 
     def __enter__(self) -> "Progress":
-        if self.console.is_terminal:
+        if self._is_live:
             self._live.start(refresh=True)
         return self
 
@@ -52,7 +53,7 @@ class Progress:
 
     def step_done(self, record: dict, games: list[Game]) -> None:
         self._done, self._record, self._games = record["step"], record, games
-        if not self.console.is_terminal:
+        if not self._is_live:
             self.console.print(Text(self._line()), soft_wrap=True)
 
     def _time_left(self) -> str:

@@ -151,8 +151,10 @@ def _cached(name: str, build) -> Path:
         half = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
         try:
             build(half)
-            if not target.exists():  # another run may have been faster
-                half.rename(target)
+            half.rename(target)
+        except OSError:
+            if not target.exists():  # else another run was faster
+                raise
         finally:
             shutil.rmtree(half, ignore_errors=True)
     distributed.barrier()

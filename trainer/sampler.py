@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from advgame.kernels import sample_top_p
-from advgame.trainer.config import SamplingConfig
+from advgame.trainer.config import ConfigError, SamplingConfig
 from advgame.trainer.game import Rollout
 from advgame.trainer.models import Policy
 from advgame.trainer.randomness import uniforms
@@ -25,6 +25,7 @@ class Prompt:
 @torch.no_grad()
 def sample(policy: Policy, prompts: list[Prompt], config: SamplingConfig) -> list[Rollout]:
     """One rollout per prompt, in order. Prompts of like length are batched together."""
+    _check_context(policy, prompts, config)
     rollouts: dict[int, Rollout] = {}
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i].token_ids))
     for start in range(0, len(by_length), config.batch_size):
@@ -57,6 +58,16 @@ def _sample_batch(policy: Policy, prompts: list[Prompt], config: SamplingConfig)
     sampled = output_ids[:, width:].tolist()
     logprobs = torch.stack(sampler.logprobs, dim=1).tolist()
     return [_rollout(policy, *row) for row in zip(sampled, logprobs, strict=True)]
+
+
+def _check_context(policy: Policy, prompts: list[Prompt], config: SamplingConfig) -> None:
+    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max((len(prompt.token_ids) for prompt in prompts), default=0)
+    if context is not None and longest + config.max_new_tokens > context:
+        raise ConfigError(
+            f"sampling.max_new_tokens={config.max_new_tokens}: with a prompt of {longest} tokens this exceeds the "
+            f"{context} positions of {policy.model.name_or_path}; set it to {max(context - longest, 0)} or less"
+        )
 
 
 def _rollout(policy: Policy, token_ids: list[int], logprobs: list[float]) -> Rollout:

@@ -39,14 +39,13 @@ def train(config: Config) -> None:
     first = distributed.rank() == 0
     with Progress(str(run), resumed, config.steps, visible=first) as progress:
         if resumed >= config.steps:
-            progress.console.print(
-                f"{run} has all its {config.steps} steps. To go on: steps={2 * config.steps}; "
-                f"to start anew: output_dir=… or delete the folder."
-            )
+            hint = f"To go on: steps={2 * config.steps}; to start anew: output_dir=…, or delete the folder."
+            progress.console.print(Text(f"{run} has all its {config.steps} steps. {hint}"), soft_wrap=True)
             return
         with progress.stage("loading models"):
             judge = make_judge(config, prompts)
             attacker, defender, games = load_learners(config, run, resumed)
+        distributed.barrier()  # every process has read what the first is about to write anew
         if first:
             checkpoint.write_config(run, config)
             metrics.truncate(run / "metrics.jsonl", resumed)

@@ -136,8 +136,10 @@ def test_a_finished_run_says_so_and_can_be_extended(tmp_path, capsys):
     run = run_tiny(tmp_path / "run", "steps=2")
     before = (run / "metrics.jsonl").read_bytes()
     run_tiny(run, "steps=2")
-    assert "has all its 2 steps" in " ".join(capsys.readouterr().out.split())
+    assert "has all its 2 steps" in capsys.readouterr().out
     assert (run / "metrics.jsonl").read_bytes() == before
+    run_tiny(run, "steps=3")
+    assert len(records(run)) == 3
 
 
 @pytest.mark.parametrize("change", ["seed=1", "attacker.loss.beta=0.5", "batch_size=4", "defender.judge=pointwise"])

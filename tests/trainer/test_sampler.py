@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from advgame.trainer.config import SamplingConfig
+from advgame.trainer.config import ConfigError, SamplingConfig
 from advgame.trainer.models import Policy, load_policy
 from advgame.trainer.sampler import Prompt, sample
 
@@ -67,3 +67,9 @@ def test_temperature_zero_is_greedy(policy):
 
 def test_nothing_to_sample(policy):
     assert sample(policy, [], config()) == []
+
+
+def test_a_context_that_is_too_short_is_named(policy):
+    context = policy.model.config.max_position_embeddings
+    with pytest.raises(ConfigError, match=rf"max_new_tokens={context}.*set it to {context - 40} or less"):
+        sample(policy, prompts(policy), config(max_new_tokens=context))
