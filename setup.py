@@ -1,6 +1,7 @@
 """Build: csrc/ becomes advgame.kernels._C when torch is importable; everything else is in pyproject.toml."""
 
 import os
+import platform
 from pathlib import Path
 
 from setuptools import setup
@@ -19,7 +20,12 @@ def extension() -> dict:
         print(NO_TORCH)
         return {}
     sources = sorted(str(path) for path in Path("csrc").glob("*.cpp"))
-    flags = ["-O3", "-std=c++20", "-Wall"] if os.name == "posix" else ["/O2", "/std:c++20"]
+    flags = ["/O2", "/std:c++20", "/openmp:experimental"]
+    if os.name == "posix":
+        # Loops vectorise only where they need not set errno or raise floating point exceptions.
+        flags = ["-O3", "-std=c++20", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall"]
+        if platform.machine() == "x86_64":
+            flags += ["-mprefer-vector-width=512"]
     # optional: without a working compiler the install goes on, and advgame.kernels says so when imported.
     operators = CppExtension("advgame.kernels._C", sources, extra_compile_args=flags, optional=True)
     return {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+namespace advgame {
 namespace {
 
 struct Candidate {
@@ -39,6 +40,8 @@ void nucleus(const float* probs, int64_t vocab, double top_p, std::vector<Candid
   while (size < kept.size() && before < top_p) before += kept[size++].prob;
   kept.resize(size);
 }
+
+}  // namespace
 
 at::Tensor sample_probs(const at::Tensor& probs, const at::Tensor& uniforms, double top_p) {
   TORCH_CHECK_VALUE(probs.dim() == 2 && probs.scalar_type() == at::kFloat && probs.is_contiguous(),
@@ -72,12 +75,4 @@ at::Tensor sample_probs(const at::Tensor& probs, const at::Tensor& uniforms, dou
   return tokens;
 }
 
-}  // namespace
-
-TORCH_LIBRARY(advgame, m) {
-  m.def("sample_probs(Tensor probs, Tensor uniforms, float top_p) -> Tensor");
-}
-
-TORCH_LIBRARY_IMPL(advgame, CPU, m) {
-  m.impl("sample_probs", &sample_probs);
-}
+}  // namespace advgame

@@ -12,7 +12,7 @@ def require(condition: bool, message: str) -> None:
 def check_head(
     hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, logit_softcap: float | None
 ) -> None:
-    """hidden [T, H], weight [V, H], targets [T] int64 in [0, V), bias [V] or None, logit_softcap > 0 or None."""
+    """hidden [T, H], weight [V, H], targets [T] int64, bias [V] or None, logit_softcap > 0 or None."""
     require(
         hidden.dim() == 2 and hidden.is_floating_point(),
         f"hidden: expected floating point [T, H], got {hidden.dtype} {list(hidden.shape)}",
@@ -43,38 +43,69 @@ def check_head(
         logit_softcap is None or logit_softcap > 0,
         f"logit_softcap: expected a positive number or None, got {logit_softcap}",
     )
+
+
+def check_targets(targets: Tensor, vocab: int) -> None:
+    """targets in [0, vocab). Apart from check_head because it reads values, which tracing cannot."""
     if targets.numel():
         low, high = (int(bound) for bound in targets.aminmax())
-        require(
-            low >= 0 and high < weight.size(0),
-            f"targets: values from {low} to {high} are outside [0, {weight.size(0)})",
-        )
+        require(low >= 0 and high < vocab, f"targets: values from {low} to {high} are outside [0, {vocab})")
 
 
-def check_pairs(cu_seqlens: Tensor, reference_logps: Tensor, tokens: int, device: torch.device) -> None:
-    """cu_seqlens [2N + 1] int32 rising from 0 to `tokens`, reference_logps [2N] floating point."""
+def check_cu_seqlens(cu_seqlens: Tensor, tokens: int) -> None:
+    """cu_seqlens rises from 0 to `tokens`. Reads values."""
+    first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
     require(
-        cu_seqlens.dim() == 1 and cu_seqlens.dtype == torch.int32 and cu_seqlens.numel() >= 1,
-        f"cu_seqlens: expected int32 [2N + 1], got {cu_seqlens.dtype} {list(cu_seqlens.shape)}",
+        first == 0 and last == tokens,
+        f"cu_seqlens: must run from 0 to the number of tokens {tokens}, runs from {first} to {last}",
     )
-    require(cu_seqlens.device == device, f"cu_seqlens: on {cu_seqlens.device}, but hidden is on {device}")
+    require(bool((cu_seqlens.diff() >= 0).all()), "cu_seqlens: must not decrease")
+
+
+def check_pairs(cu_seqlens: Tensor, reference_logps: Tensor, device: torch.device) -> None:
+    """cu_seqlens [2N + 1] int32, reference_logps [2N] floating point."""
+    _check_boundaries(cu_seqlens, device)
     sequences = cu_seqlens.numel() - 1
     require(
         sequences % 2 == 0,
         f"cu_seqlens: {sequences} sequences cannot be (chosen, rejected) pairs; their number must be even",
     )
+    _check_values("reference_logps", reference_logps, sequences, device)
+
+
+def check_policy(
+    hidden: Tensor,
+    cu_seqlens: Tensor,
+    advantages: Tensor,
+    valid: Tensor | None,
+    sampling_logps: Tensor | None,
+    reference_logps: Tensor | None,
+) -> None:
+    """cu_seqlens [N + 1] int32, advantages [N], valid [N] bool, sampling_logps and reference_logps [T]."""
+    _check_boundaries(cu_seqlens, hidden.device)
+    sequences = cu_seqlens.numel() - 1
+    _check_values("advantages", advantages, sequences, hidden.device)
+    for name, tensor in (("sampling_logps", sampling_logps), ("reference_logps", reference_logps)):
+        if tensor is not None:
+            _check_values(name, tensor, hidden.size(0), hidden.device)
     require(
-        int(cu_seqlens[0]) == 0 and int(cu_seqlens[-1]) == tokens,
-        f"cu_seqlens: must run from 0 to the number of tokens {tokens}, "
-        f"runs from {int(cu_seqlens[0])} to {int(cu_seqlens[-1])}",
+        valid is None or (valid.shape == (sequences,) and valid.dtype == torch.bool and valid.device == hidden.device),
+        f"valid: expected bool [{sequences}] on {hidden.device} or None",
     )
-    require(bool((cu_seqlens.diff() >= 0).all()), "cu_seqlens: must not decrease")
+
+
+def _check_boundaries(cu_seqlens: Tensor, device: torch.device) -> None:
     require(
-        reference_logps.shape == (sequences,) and reference_logps.is_floating_point(),
-        f"reference_logps: expected floating point [{sequences}], "
-        f"got {reference_logps.dtype} {list(reference_logps.shape)}",
+        cu_seqlens.dim() == 1 and cu_seqlens.dtype == torch.int32 and cu_seqlens.numel() >= 1,
+        f"cu_seqlens: expected int32 with one entry more than there are sequences, "
+        f"got {cu_seqlens.dtype} {list(cu_seqlens.shape)}",
     )
+    require(cu_seqlens.device == device, f"cu_seqlens: on {cu_seqlens.device}, but hidden is on {device}")
+
+
+def _check_values(name: str, tensor: Tensor, size: int, device: torch.device) -> None:
     require(
-        reference_logps.device == device,
-        f"reference_logps: on {reference_logps.device}, but hidden is on {device}",
+        tensor.shape == (size,) and tensor.is_floating_point(),
+        f"{name}: expected floating point [{size}], got {tensor.dtype} {list(tensor.shape)}",
     )
+    require(tensor.device == device, f"{name}: on {tensor.device}, but hidden is on {device}")

@@ -2,6 +2,9 @@
 
 import warnings
 
+import torch
+from torch import Tensor
+
 
 def _load() -> bool:
     try:
@@ -20,17 +23,24 @@ BUILT = _load()
 """True when torch.ops.advgame.* can be called."""
 
 
-def resolve_backend(backend: str | None, device_type: str) -> str:
-    """The backend that runs: `backend` itself, or the fastest one for the device when it is None.
+def resolve_backend(backend: str | None, tensor: Tensor) -> str:
+    """The backend that runs on `tensor`: `backend` itself, or the fastest one when it is None.
 
     Raises ValueError when the backend is unknown, or cannot run here.
     """
-    if backend is None:
-        return "cpu" if BUILT and device_type == "cpu" else "eager"
-    if backend not in ("eager", "cpu"):
+    if backend not in ("eager", "cpu", None):
         raise ValueError(f"backend: expected 'eager', 'cpu' or None, got {backend!r}")
-    if backend == "cpu" and not BUILT:
-        raise ValueError("backend='cpu' needs the C++ operators, which are not built; use backend='eager'")
-    if backend == "cpu" and device_type != "cpu":
-        raise ValueError(f"backend='cpu' runs on CPU tensors, got tensors on {device_type!r}")
-    return backend
+    if backend == "eager":
+        return "eager"
+    problem = None
+    if not BUILT:
+        problem = "needs the C++ operators, which are not built"
+    elif tensor.device.type != "cpu":
+        problem = f"runs on CPU tensors, got tensors on {tensor.device}"
+    elif tensor.dtype not in (torch.float32, torch.bfloat16):
+        problem = f"takes float32 and bfloat16, got {tensor.dtype}"
+    if problem is None:
+        return "cpu"
+    if backend == "cpu":
+        raise ValueError(f"backend='cpu' {problem}; use backend='eager'")
+    return "eager"

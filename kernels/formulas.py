@@ -1,4 +1,4 @@
-"""The losses as functions of log-probs: each formula stands here, once, for every backend."""
+"""The losses as functions of log-probs: value and slope of each formula stand here, once, for every backend."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ POLICY_NORMALIZATIONS = ("length_normalized", "token_mean", "sum")
 
 
 def preference_loss(margin: Tensor, loss: str, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """Loss of each pair, from its margin s_chosen - s_rejected, where s = log pi(y|x) - log pi_ref(y|x).
+    """Loss of each pair, from its margin m = s_chosen - s_rejected, where s = log pi(y|x) - log pi_ref(y|x).
 
     DPO (Rafailov et al. 2023, arXiv 2305.18290, eq. 7; label smoothing e as in cDPO):
         -(1 - e) log sigmoid(beta m) - e log sigmoid(-beta m)
@@ -21,54 +21,94 @@ def preference_loss(margin: Tensor, loss: str, beta: float, label_smoothing: flo
     Returns: [N], unreduced.
     """
     if loss == "dpo":
-        return -(1 - label_smoothing) * F.logsigmoid(beta * margin) - label_smoothing * F.logsigmoid(-beta * margin)
+        wrong_way = F.logsigmoid(-beta * margin)
+        return -(1 - label_smoothing) * F.logsigmoid(beta * margin) - label_smoothing * wrong_way
     return (margin - 1 / (2 * beta)) ** 2
 
 
-def policy_loss(
-    logprobs: Tensor,
-    sequence_ids: Tensor,
-    advantages: Tensor,
-    *,
-    valid: Tensor | None = None,
-    sampling_logprobs: Tensor | None = None,
-    reference_logprobs: Tensor | None = None,
-    importance_cap: float = 2.0,
-    beta: float = 0.0,
-    normalization: str = "length_normalized",
-) -> Tensor:
-    """GRPO loss, on-policy form (Shao et al. 2024, arXiv 2402.03300, eq. 3; AdvGame, arXiv 2512.20806).
+def preference_slope(margin: Tensor, loss: str, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """Derivative of preference_loss by the margin, [N]."""
+    if loss == "dpo":
+        wrong = torch.sigmoid(-beta * margin)
+        return beta * (label_smoothing * (1 - wrong) - (1 - label_smoothing) * wrong)
+    return 2 * (margin - 1 / (2 * beta))
 
-    Each token's objective is exp(logp - sg(logp)) A, times min(exp(logp - sampling_logp), importance_cap) where
-    sampling log-probs are given (gradients flow through both factors, as in the authors' code), minus
-    beta (exp(r) - r - 1) with r = reference_logp - logp. The loss is minus its mean, as `normalization` says.
+
+def pair_losses(
+    sequence_logps: Tensor,
+    reference_logps: Tensor,
+    lengths: Tensor,
+    *,
+    loss: str,
+    beta: float,
+    length_normalize: bool,
+    label_smoothing: float,
+    nll_weight: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The whole loss of each pair, with its options: see preference.linear_preference_loss.
 
     Args:
-        logprobs: [T] log-prob of each response token under the policy.
-        sequence_ids: [T] int64, the sequence in [0, N) that each token belongs to.
-        advantages: [N].
-        valid: [N] bool; a sequence that is not valid contributes 0 but still counts among the N. None: all are.
-        sampling_logprobs, reference_logprobs: [T] or None.
-        normalization: "length_normalized" (mean over sequences of their token means), "token_mean" (mean over
-            the tokens of valid sequences) or "sum" (mean over sequences of their token sums).
+        sequence_logps, reference_logps, lengths: [2N], chosen and rejected in turn.
 
-    Returns: scalar.
+    Returns:
+        losses: [N].
+        slopes: [2N], the derivative of a pair's loss by each of its two sequence log-probs.
+        rewards: [2N], beta (log pi - log pi_ref).
     """
-    objective = torch.exp(logprobs - logprobs.detach()) * advantages[sequence_ids]
-    if sampling_logprobs is not None:
-        objective = objective * torch.exp(logprobs - sampling_logprobs).clamp(max=importance_cap)
-    if reference_logprobs is not None:
-        r = reference_logprobs - logprobs
+    per_token = 1 / lengths.clamp(min=1).to(sequence_logps)
+    scale = per_token if length_normalize else torch.ones_like(per_token)
+    ratios = (sequence_logps - reference_logps.to(sequence_logps)) * scale
+    margin = ratios[0::2] - ratios[1::2]
+    losses = preference_loss(margin, loss, beta, label_smoothing) - nll_weight * (sequence_logps * per_token)[0::2]
+    slope = preference_slope(margin, loss, beta, label_smoothing)
+    slopes = torch.stack([slope * scale[0::2] - nll_weight * per_token[0::2], -slope * scale[1::2]], dim=1).flatten()
+    return losses, slopes, beta * ratios
+
+
+def policy_objective(
+    logps: Tensor,
+    advantages: Tensor,
+    sampling_logps: Tensor | None,
+    reference_logps: Tensor | None,
+    importance_cap: float,
+    beta: float,
+) -> tuple[Tensor, Tensor]:
+    """GRPO's objective of each token, on-policy (Shao et al. 2024, arXiv 2402.03300, eq. 3), and its slope.
+
+    exp(logp - sg(logp)) A, times min(exp(logp - sampling_logp), importance_cap) where sampling log-probs are given
+    (truncated importance sampling; gradients flow through both factors, as in AdvGame's published code), minus
+    beta (exp(r) - r - 1) with r = reference_logp - logp.
+
+    Args:
+        logps, advantages, sampling_logps, reference_logps: [T], one value a token; the last two may be None.
+
+    Returns: objective [T] (its gradient is what autograd makes of the formula), slope [T] by logps.
+    """
+    objective, slope = torch.exp(logps - logps.detach()) * advantages, advantages
+    if sampling_logps is not None:
+        ratio = torch.exp(logps - sampling_logps)
+        truncated = ratio.clamp(max=importance_cap)
+        objective = objective * truncated
+        slope = advantages * (truncated + torch.where(ratio <= importance_cap, ratio, 0))
+    if reference_logps is not None:
+        r = reference_logps - logps
         objective = objective - beta * (torch.exp(r) - r - 1)
-    sequences = advantages.numel()
-    lengths = torch.bincount(sequence_ids, minlength=sequences)
-    weights = torch.ones_like(advantages) if valid is None else valid.to(advantages)
+        slope = slope + beta * (torch.exp(r) - 1)
+    return objective, slope
+
+
+def policy_weights(lengths: Tensor, valid: Tensor | None, normalization: str) -> Tensor:
+    """[N] what a token of each sequence weighs in the loss, so that the loss is minus the weighted sum of objectives.
+
+    Args:
+        lengths: [N] tokens. valid: [N] bool or None; a sequence that is not valid weighs 0 but counts among the N.
+        normalization: "length_normalized" (mean over sequences of their token means), "token_mean" (mean over the
+            tokens of valid sequences) or "sum" (mean over sequences of their token sums).
+    """
+    sequences, lengths = max(lengths.numel(), 1), lengths.double()
+    weights = torch.ones_like(lengths) if valid is None else valid.to(lengths)
     if normalization == "token_mean":
-        weights = weights / (lengths * weights).sum().clamp(min=1)
-    elif normalization == "length_normalized":
-        weights = weights / lengths.clamp(min=1) / max(sequences, 1)
-    elif normalization == "sum":
-        weights = weights / max(sequences, 1)
-    else:
-        raise ValueError(f"normalization: expected one of {POLICY_NORMALIZATIONS}, got {normalization!r}")
-    return -(objective * weights[sequence_ids]).sum()
+        return weights / (lengths * weights).sum().clamp(min=1)
+    if normalization == "length_normalized":
+        return weights / lengths.clamp(min=1) / sequences
+    return weights / sequences

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
-from advgame.kernels.arguments import check_head, require
+from advgame.kernels.arguments import check_head, check_targets, require
+from advgame.kernels.eager import head_logprobs
+from advgame.kernels.extension import resolve_backend
+from advgame.kernels.fused import Gradients, Head, Workspace, pieces, resolve_filter_eps, run_chunks
 
 
 def linear_logprobs(
@@ -14,7 +17,10 @@ def linear_logprobs(
     bias: Tensor | None = None,
     logit_softcap: float | None = None,
     temperature: float = 1.0,
-) -> Tensor:
+    return_entropy: bool = False,
+    filter_eps: float | str = "auto",
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     """log softmax(logits / temperature)[target], where logits = hidden weight^T + bias, soft-capped if asked.
 
     Args:
@@ -22,6 +28,10 @@ def linear_logprobs(
         bias: [V] or None.
         logit_softcap: c > 0 turns the logits into c tanh(logits / c) (Gemma 2, arXiv 2408.00118); None: off.
         temperature: > 0.
+        return_entropy: also return each token's entropy in nats, [T], detached, from the same pass.
+        filter_eps: relative error allowed in the gradient by the logits; 0 is exact, "auto" the library's choice.
+            The eager backend is always exact.
+        backend: "eager" (plain PyTorch, the oracle), "cpu" (csrc/) or None, which picks by device.
 
     Returns:
         [T] float32 (float64 for float64 inputs), differentiable in hidden, weight and bias.
@@ -31,11 +41,77 @@ def linear_logprobs(
     """
     check_head(hidden, weight, targets, bias, logit_softcap)
     require(temperature > 0, f"temperature: expected a positive number, got {temperature}")
-    accumulate = torch.promote_types(hidden.dtype, torch.float32)
-    logits = hidden.to(accumulate) @ weight.to(accumulate).T
-    if bias is not None:
-        logits = logits + bias.to(accumulate)
-    if logit_softcap is not None:
-        logits = logit_softcap * torch.tanh(logits / logit_softcap)
-    logits = logits / temperature
-    return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+    eps = resolve_filter_eps(filter_eps)
+    if resolve_backend(backend, hidden) == "eager":
+        check_targets(targets, weight.size(0))
+        logps, entropy = head_logprobs(hidden, weight, targets, bias, logit_softcap, temperature, return_entropy)
+    else:
+        softcap = logit_softcap or 0.0
+        logps, entropy = _logprobs(hidden, weight, bias, targets, softcap, temperature, return_entropy, eps)
+    return (logps, entropy) if return_entropy else logps
+
+
+@torch.library.custom_op("advgame::logprobs", mutates_args=())
+def _logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    logit_softcap: float,
+    temperature: float,
+    with_entropy: bool,
+    filter_eps: float,
+) -> tuple[Tensor, Tensor]:
+    check_targets(targets, weight.size(0))
+    workspace = Workspace(hidden, Head(weight, bias, logit_softcap, temperature), targets, filter_eps, with_entropy)
+    chunks = list(pieces(0, hidden.size(0)))
+    return run_chunks(workspace, chunks, lambda begin, end, logps: logps, Gradients(None, None, None))
+
+
+@_logprobs.register_fake
+def _(hidden, weight, bias, targets, logit_softcap, temperature, with_entropy, filter_eps):
+    tokens = hidden.size(0)
+    return hidden.new_empty(tokens, dtype=torch.float32), hidden.new_empty(
+        tokens if with_entropy else 0, dtype=torch.float32
+    )
+
+
+@torch.library.custom_op("advgame::logprobs_backward", mutates_args=())
+def _logprobs_backward(
+    grad_logps: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    logit_softcap: float,
+    temperature: float,
+    filter_eps: float,
+    want_hidden: bool,
+    want_weight: bool,
+    want_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    head = Head(weight, bias, logit_softcap, temperature)
+    gradients = Gradients.zeros(hidden, head, want_hidden, want_weight, want_bias)
+    workspace = Workspace(hidden, head, targets, filter_eps, with_entropy=False)
+    run_chunks(workspace, list(pieces(0, hidden.size(0))), lambda begin, end, _: grad_logps[begin:end], gradients)
+    return gradients.cast(hidden, head)
+
+
+@_logprobs_backward.register_fake
+def _(grad_logps, hidden, weight, bias, targets, cap, temperature, eps, want_hidden, want_weight, want_bias):
+    return Gradients.empty(hidden, weight, bias, want_hidden, want_weight, want_bias)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    hidden, weight, bias, targets, *ctx.options, _, ctx.filter_eps = inputs
+    ctx.save_for_backward(hidden, weight, bias, targets)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx, grad_logps, _):
+    wanted = ctx.needs_input_grad[:3]
+    gradients = _logprobs_backward(grad_logps, *ctx.saved_tensors, *ctx.options, ctx.filter_eps, *wanted)
+    return *(g if w else None for g, w in zip(gradients, wanted, strict=True)), *([None] * 5)
+
+
+_logprobs.register_autograd(_backward, setup_context=_setup_context)

@@ -5,9 +5,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advgame.kernels.arguments import check_pairs, require
-from advgame.kernels.formulas import PREFERENCE_LOSSES, preference_loss
-from advgame.kernels.logprobs import linear_logprobs
+from advgame.kernels.arguments import check_cu_seqlens, check_head, check_pairs, check_targets, require
+from advgame.kernels.eager import head_logprobs
+from advgame.kernels.extension import resolve_backend
+from advgame.kernels.formulas import PREFERENCE_LOSSES, pair_losses
+from advgame.kernels.fused import (
+    Gradients,
+    Head,
+    Workspace,
+    group_into_chunks,
+    register_gradients,
+    resolve_filter_eps,
+    run_chunks,
+)
+
+
+@dataclass(frozen=True)
+class PreferenceInputs:
+    """One player's part of linear_game_loss; the fields are linear_preference_loss's arguments."""
+
+    hidden: Tensor
+    weight: Tensor
+    targets: Tensor
+    cu_seqlens: Tensor
+    reference_logps: Tensor
+    bias: Tensor | None = None
+    logit_softcap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -22,6 +45,18 @@ class PreferenceOutput:
     """[N], beta (log pi - log pi_ref) of the chosen sequences: DPO's implicit reward."""
     rejected_rewards: Tensor
     """[N], the same of the rejected ones."""
+    entropy: Tensor | None = None
+    """[T], entropy of the policy at each token in nats, if asked for."""
+
+
+@dataclass(frozen=True)
+class GameOutput:
+    """What linear_game_loss returns."""
+
+    loss: Tensor
+    """Scalar, the sum of both players' losses."""
+    attacker: PreferenceOutput
+    defender: PreferenceOutput
 
 
 def linear_preference_loss(
@@ -38,10 +73,14 @@ def linear_preference_loss(
     nll_weight: float = 0.0,
     bias: Tensor | None = None,
     logit_softcap: float | None = None,
+    return_entropy: bool = False,
+    filter_eps: float | str = "auto",
+    backend: str | None = None,
 ) -> PreferenceOutput:
     """Mean DPO or IPO loss over N (chosen, rejected) pairs of responses. See formulas.preference_loss.
 
-    Plain PyTorch, in float32 or better: this is the oracle that every faster path is checked against.
+    Except in the eager backend the gradients are made in the forward pass, chunk by chunk, and no [T, V] tensor
+    ever exists: see fused.py.
 
     Args:
         hidden: [T, H] final hidden states at the positions that predict the T **response** tokens.
@@ -54,6 +93,8 @@ def linear_preference_loss(
         label_smoothing: in [0, 0.5), the probability that a label is flipped; DPO only.
         nll_weight: adds nll_weight times the mean over pairs of -log pi(chosen) per token.
         bias: [V] or None. logit_softcap: as in linear_logprobs.
+        return_entropy: also return the policy's entropy at each token.
+        filter_eps, backend: as in linear_logprobs.
 
     Raises:
         ValueError: a wrong shape, dtype, device or range; the message names the argument.
@@ -62,24 +103,125 @@ def linear_preference_loss(
     require(beta > 0, f"beta: expected a positive number, got {beta}")
     require(0 <= label_smoothing < 0.5, f"label_smoothing: expected [0, 0.5), got {label_smoothing}")
     require(loss == "dpo" or label_smoothing == 0, "label_smoothing: defined for loss='dpo' only")
-    check_pairs(cu_seqlens, reference_logps, hidden.size(0), hidden.device)
-
-    logps = linear_logprobs(hidden, weight, targets, bias=bias, logit_softcap=logit_softcap)
-    lengths = cu_seqlens.diff().long()
-    sequence_ids = torch.repeat_interleave(torch.arange(lengths.numel(), device=lengths.device), lengths)
-    sequence_logps = logps.new_zeros(lengths.numel()).index_add(0, sequence_ids, logps)
-
-    per_token = lengths.clamp(min=1)
-    ratios = sequence_logps - reference_logps.to(sequence_logps)
-    if length_normalize:
-        ratios = ratios / per_token
-    losses = preference_loss(ratios[0::2] - ratios[1::2], loss, beta, label_smoothing)
-    if nll_weight:
-        losses = losses - nll_weight * (sequence_logps / per_token)[0::2]
-    rewards = beta * ratios.detach()
+    check_head(hidden, weight, targets, bias, logit_softcap)
+    check_pairs(cu_seqlens, reference_logps, hidden.device)
+    eps = resolve_filter_eps(filter_eps)
+    options = (loss, beta, length_normalize, label_smoothing, nll_weight)
+    if resolve_backend(backend, hidden) == "eager":
+        check_targets(targets, weight.size(0))
+        check_cu_seqlens(cu_seqlens, hidden.size(0))
+        logps, entropy = head_logprobs(hidden, weight, targets, bias, logit_softcap, 1.0, return_entropy)
+        total, sequence_logps, rewards = _mean_loss(logps, cu_seqlens, reference_logps, options)
+    else:
+        wanted = [tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)]
+        wanted = wanted if torch.is_grad_enabled() else [False] * 3
+        total, sequence_logps, rewards, entropy, *_ = _preference(
+            hidden, weight, bias, targets, cu_seqlens, reference_logps, *options,
+            logit_softcap or 0.0, return_entropy, eps, *wanted,
+        )  # fmt: skip
+    rewards = rewards.detach()
     return PreferenceOutput(
-        loss=losses.sum() / max(losses.numel(), 1),
+        loss=total,
         sequence_logps=sequence_logps.detach(),
         chosen_rewards=rewards[0::2],
         rejected_rewards=rewards[1::2],
+        entropy=entropy if return_entropy else None,
     )
+
+
+def linear_game_loss(attacker: PreferenceInputs, defender: PreferenceInputs, **options) -> GameOutput:
+    """Both players' preference losses; their models may differ in H and V.
+
+    Args:
+        attacker, defender: each player's tensors.
+        options: those of linear_preference_loss, for both players alike.
+    """
+    outputs = [linear_preference_loss(**vars(player), **options) for player in (attacker, defender)]
+    return GameOutput(loss=outputs[0].loss + outputs[1].loss, attacker=outputs[0], defender=outputs[1])
+
+
+def _mean_loss(
+    logps: Tensor, cu_seqlens: Tensor, reference_logps: Tensor, options: tuple
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(mean loss over pairs, sequence_logps [2N], rewards [2N]) from the log-probs of all tokens."""
+    lengths, sequence_ids = _sequences(cu_seqlens)
+    sequence_logps = logps.new_zeros(lengths.numel()).index_add(0, sequence_ids, logps)
+    losses, _, rewards = _pair_losses(sequence_logps, reference_logps, lengths, options)
+    return losses.sum() / max(losses.numel(), 1), sequence_logps, rewards
+
+
+def _sequences(cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+    """(length of each sequence [2N], sequence of each token [T])."""
+    lengths = cu_seqlens.diff().long()
+    return lengths, torch.repeat_interleave(torch.arange(lengths.numel(), device=lengths.device), lengths)
+
+
+def _pair_losses(sequence_logps: Tensor, reference_logps: Tensor, lengths: Tensor, options: tuple):
+    loss, beta, length_normalize, label_smoothing, nll_weight = options
+    return pair_losses(
+        sequence_logps,
+        reference_logps,
+        lengths,
+        loss=loss,
+        beta=beta,
+        length_normalize=length_normalize,
+        label_smoothing=label_smoothing,
+        nll_weight=nll_weight,
+    )
+
+
+@torch.library.custom_op("advgame::preference", mutates_args=())
+def _preference(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    reference_logps: Tensor,
+    loss: str,
+    beta: float,
+    length_normalize: bool,
+    label_smoothing: float,
+    nll_weight: float,
+    logit_softcap: float,
+    with_entropy: bool,
+    filter_eps: float,
+    want_hidden: bool,
+    want_weight: bool,
+    want_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss, sequence_logps, rewards, entropy, and the gradients of the loss by hidden, weight and bias)."""
+    check_targets(targets, weight.size(0))
+    check_cu_seqlens(cu_seqlens, hidden.size(0))
+    options = (loss, beta, length_normalize, label_smoothing, nll_weight)
+    head = Head(weight, bias, logit_softcap, 1.0)
+    gradients = Gradients.zeros(hidden, head, want_hidden, want_weight, want_bias)
+    workspace = Workspace(hidden, head, targets, filter_eps, with_entropy)
+    lengths, sequence_ids = _sequences(cu_seqlens)
+    pairs = max(lengths.numel() // 2, 1)
+    begins = cu_seqlens[0::2].tolist()  # of each pair, and the end
+
+    def coefficients(begin: int, end: int, logps: Tensor) -> Tensor:
+        """The slope of the mean loss by each log-prob of whole pairs: that of its sequence."""
+        ids = sequence_ids[begin:end]
+        first, last = (int(ids[0]) // 2 * 2, int(ids[-1]) // 2 * 2 + 2) if end > begin else (0, 0)
+        sums = logps.new_zeros(last - first).index_add(0, ids - first, logps)
+        _, slopes, _ = _pair_losses(sums, reference_logps[first:last], lengths[first:last], options)
+        return slopes[ids - first] / pairs
+
+    chunks = [(begins[first], begins[last]) for first, last in group_into_chunks(begins)]
+    logps, entropy = run_chunks(workspace, chunks, coefficients, gradients)
+    return *_mean_loss(logps, cu_seqlens, reference_logps, options), entropy, *gradients.cast(hidden, head)
+
+
+@_preference.register_fake
+def _(hidden, weight, bias, targets, cu_seqlens, reference_logps, *options):
+    with_entropy, _, *wanted = options[-5:]
+    sequences, tokens = cu_seqlens.size(0) - 1, hidden.size(0)
+    shapes = ((), (sequences,), (sequences,), (tokens if with_entropy else 0,))
+    return *(hidden.new_empty(shape, dtype=torch.float32) for shape in shapes), *Gradients.empty(
+        hidden, weight, bias, *wanted
+    )
+
+
+register_gradients(_preference, first=4)

@@ -42,7 +42,7 @@ def sample_top_p(
         probs = torch.softmax(logits / temperature, -1)
         if not torch.isfinite(probs.sum(-1)).all():
             raise ValueError("logits: every row needs at least one finite logit, and no NaN or +inf")
-        if resolve_backend(backend, logits.device.type) == "cpu":
+        if resolve_backend(backend, logits) == "cpu":
             tokens = torch.ops.advgame.sample_probs(probs.contiguous(), uniforms.contiguous(), top_p)
         else:
             tokens = _sample_probs(probs, uniforms, top_p)

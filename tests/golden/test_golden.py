@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from advgame.kernels import linear_preference_loss
-from advgame.kernels.formulas import policy_loss, preference_loss
+from advgame.kernels import linear_policy_loss, linear_preference_loss
+from advgame.kernels.formulas import preference_loss
 from advgame.trainer.config import AttackerConfig, DefenderConfig
 from advgame.trainer.formats import ATTACKER_FORMATS, DEFENDER_FORMATS, parse
 from advgame.trainer.game import Attack, Game, Response, Rollout, Seed
@@ -193,25 +193,28 @@ def test_preference_losses_through_a_head(case):
 
 @pytest.mark.parametrize("case", vectors("grpo_objective"))
 def test_grpo_objective(case):
-    sequences, width = case["batch"] * case["rollouts"], len(case["logp"][0])
-    lengths = torch.tensor(case["length"])
-    real = torch.arange(width) < lengths[:, None]
+    real = torch.arange(len(case["logp"][0])) < torch.tensor(case["length"])[:, None]
     padded = torch.tensor(case["logp"], dtype=torch.float64, requires_grad=True)
 
     def tokens(rows):
         return torch.as_tensor(rows, dtype=torch.float64)[real]
 
-    loss = policy_loss(
-        padded[real],
-        torch.repeat_interleave(torch.arange(sequences), lengths),
+    # Two words: the identity as head makes the logits the hidden states, whose softmax gives these log-probs.
+    logps = padded[real]
+    output = linear_policy_loss(
+        torch.stack([logps, torch.log1p(-logps.exp())], dim=1),
+        torch.eye(2, dtype=torch.float64),
+        torch.zeros(len(logps), dtype=torch.int64),
+        torch.tensor([0, *case["length"]]).cumsum(0).int(),
         torch.tensor(case["advantage"], dtype=torch.float64).flatten(),
         valid=torch.tensor(case["valid"]).flatten() > 0,
-        sampling_logprobs=tokens(case["sampling_logp"]) if case["importance_sampling"] else None,
-        reference_logprobs=tokens(case["reference_logp"]),
+        sampling_logps=tokens(case["sampling_logp"]) if case["importance_sampling"] else None,
+        reference_logps=tokens(case["reference_logp"]),
         importance_cap=case["importance_cap"],
         beta=case["beta"],
         normalization=case["normalization"],
     )
+    loss = output.loss
     # The record holds the sum over the batch of the mean over its rollouts, or the plain sum over tokens.
     count = case["total_tokens"] if case["normalization"] == "token_mean" else case["batch"]
     (loss * count).backward()

@@ -1,0 +1,131 @@
+// Logits of a chunk of tokens, and the statistics of each token's distribution, tile by tile of the vocabulary.
+#include "head.h"
+
+#include <vector>
+
+namespace advgame {
+namespace {
+
+// One tile: rows x n logits, turned in place into exp(logit - max) of the tile, per token.
+struct TileStats {
+  float* max;       // [n] largest logit
+  float* sum;       // [n] sum of exp(logit - max)
+  float* weighted;  // [n] sum of exp(logit - max) (logit - max), for the entropy; may be null
+  float* mass;      // [n] sum of what is stored (differs from `sum` under a soft-cap); may be null
+};
+
+ADVGAME_MULTIVERSION
+void scale_and_cap(float* logits, const float* bias, int64_t rows, int64_t n, float softcap, float inverse_temperature) {
+  for (int64_t i = 0; i < rows; ++i) {
+    float* row = logits + i * n;
+    const float b = bias ? bias[i] : 0.f;
+    if (softcap > 0) {
+      for (int64_t t = 0; t < n; ++t) row[t] = softcap * std::tanh((row[t] + b) / softcap) * inverse_temperature;
+    } else {
+      for (int64_t t = 0; t < n; ++t) row[t] = (row[t] + b) * inverse_temperature;
+    }
+  }
+}
+
+ADVGAME_MULTIVERSION
+void tile_max(const float* logits, int64_t rows, int64_t n, float* max) {
+  for (int64_t t = 0; t < n; ++t) max[t] = -FLT_MAX;  // finite, so that -inf - max is -inf and not NaN
+  for (int64_t i = 0; i < rows; ++i) {
+    const float* row = logits + i * n;
+    for (int64_t t = 0; t < n; ++t) max[t] = row[t] > max[t] ? row[t] : max[t];
+  }
+}
+
+ADVGAME_MULTIVERSION
+void tile_exp(float* logits, int64_t rows, int64_t n, const TileStats& stats) {
+  float* __restrict sum = stats.sum;
+  const float* __restrict max = stats.max;
+  for (int64_t t = 0; t < n; ++t) sum[t] = 0;
+  for (int64_t i = 0; i < rows; ++i) {
+    float* __restrict row = logits + i * n;
+    for (int64_t t = 0; t < n; ++t) {
+      row[t] = exp_nonpositive(row[t] - max[t]);
+      sum[t] += row[t];
+    }
+  }
+}
+
+// The same with what is rarely asked for: the entropy, and the slope of the soft-cap in what is stored.
+ADVGAME_MULTIVERSION
+void tile_exp_more(float* logits, int64_t rows, int64_t n, const TileStats& stats, float inverse_cap) {
+  for (int64_t t = 0; t < n; ++t) stats.sum[t] = stats.weighted[t] = stats.mass[t] = 0;
+  for (int64_t i = 0; i < rows; ++i) {
+    float* row = logits + i * n;
+    for (int64_t t = 0; t < n; ++t) {
+      const float x = row[t] - stats.max[t];
+      const float e = exp_nonpositive(x);
+      const float capped = row[t] * inverse_cap;
+      stats.sum[t] += e;
+      stats.weighted[t] += e > 0 ? e * x : 0.f;
+      row[t] = e * (1 - capped * capped);
+      stats.mass[t] += row[t];
+    }
+  }
+}
+
+}  // namespace
+
+// Returns (logps [n], lse [n], entropy [n] or empty, tile_max [tiles, n], mass [n] or empty), all float32.
+//   probs: [vocab * n] or more float32, or undefined: receives, as [vocab, n], exp(logit - max of its tile), times
+//     the soft-cap's slope where there is one; times exp(tile_max - lse) these are the probabilities.
+//   mass: with a soft-cap, the sum over the vocabulary of slope times probability; without, it is 1.
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forward(
+    const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias, const at::Tensor& targets,
+    double softcap, double temperature, bool with_entropy, const std::optional<at::Tensor>& probs) {
+  const int64_t n = hidden.size(0), vocab = weight.size(0), count = tiles(vocab);
+  const auto options = hidden.options().dtype(at::kFloat);
+  const bool keep = probs.has_value(), capped = softcap > 0, more = with_entropy || capped;
+  TORCH_CHECK_VALUE(!keep || (probs->numel() >= vocab * n && probs->is_contiguous()), "probs: too small");
+
+  const at::Tensor x = hidden.to(at::kFloat).contiguous();
+  const at::Tensor b = bias.has_value() ? bias->to(at::kFloat).contiguous() : at::Tensor();
+  at::Tensor max = at::empty({count, n}, options), sum = at::empty({count, n}, options);
+  at::Tensor weighted = more ? at::empty({count, n}, options) : at::Tensor();
+  at::Tensor mass = more ? at::empty({count, n}, options) : at::Tensor();
+  at::Tensor target_logit = at::empty({n}, options);
+  const int64_t* target = targets.const_data_ptr<int64_t>();
+
+  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    at::AutoDispatchBelowADInplaceOrView no_autograd;
+    at::Tensor scratch = keep ? at::Tensor() : at::empty({kTile, n}, options);
+    for (int64_t k = begin; k < end; ++k) {
+      const int64_t first = k * kTile, rows = std::min(kTile, vocab - first);
+      at::Tensor tile = keep ? probs->view(-1).narrow(0, first * n, rows * n).view({rows, n}) : scratch.narrow(0, 0, rows);
+      at::mm_out(tile, float_rows(weight, first, first + rows), x.t());
+      float* logits = tile.mutable_data_ptr<float>();
+      if (b.defined() || capped || temperature != 1)
+        scale_and_cap(logits, b.defined() ? b.const_data_ptr<float>() + first : nullptr, rows, n, softcap, 1 / temperature);
+      for (int64_t t = 0; t < n; ++t)
+        if (target[t] >= first && target[t] < first + rows)
+          target_logit.mutable_data_ptr<float>()[t] = logits[(target[t] - first) * n + t];
+      TileStats stats{max.mutable_data_ptr<float>() + k * n, sum.mutable_data_ptr<float>() + k * n, nullptr, nullptr};
+      tile_max(logits, rows, n, stats.max);
+      if (more) {
+        stats.weighted = weighted.mutable_data_ptr<float>() + k * n;
+        stats.mass = mass.mutable_data_ptr<float>() + k * n;
+        tile_exp_more(logits, rows, n, stats, capped ? temperature / softcap : 0.);
+      } else {
+        tile_exp(logits, rows, n, stats);
+      }
+    }
+  });
+
+  // The tiles' sums are put on one scale: the largest logit of the whole row.
+  const at::Tensor row_max = max.amax(0), scale = (max - row_max).exp(), total = (sum * scale).sum(0);
+  const at::Tensor lse = row_max + total.log();
+  at::Tensor entropy = at::empty({0}, options), whole = at::empty({0}, options);
+  if (with_entropy) {
+    // H = lse - E[logit], and E[logit] = row_max + sum_k scale_k (weighted_k + (max_k - row_max) sum_k) / total
+    const at::Tensor offset = (max - row_max) * sum * scale;
+    entropy = total.log() - ((weighted * scale).sum(0) + offset.nan_to_num(0., 0., 0.).sum(0)) / total;
+  }
+  if (capped) whole = (mass * scale).sum(0) / total;
+  return {target_logit - lse, lse, entropy, max, whole};
+}
+
+}  // namespace advgame
