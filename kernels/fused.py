@@ -194,7 +194,8 @@ def register_gradients(op, first: int) -> None:
 
     def backward(ctx, grad_loss, *_):
         # A loss that is differentiated by itself needs no scaling, and so no second gradient of the weight's size.
-        unscaled = not torch.compiler.is_compiling() and grad_loss.device.type == "cpu" and grad_loss.item() == 1
+        real = type(grad_loss) is Tensor and grad_loss.device.type == "cpu"  # not one that is being traced
+        unscaled = real and grad_loss.item() == 1
         gradients = [
             (gradient if unscaled else gradient * grad_loss.to(gradient)) if wanted else None
             for gradient, wanted in zip(ctx.saved_tensors, ctx.wanted, strict=True)
