@@ -8,7 +8,7 @@
 // close to S_t times the |c|-weighted mean embedding of the group's dropped columns.
 #include "head.h"
 
-#include <array>
+#include <cstring>
 #include <vector>
 
 namespace advgame {
@@ -73,18 +73,19 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
                      const at::Tensor& tile_max, const at::Tensor& probs, double temperature, double filter_eps,
                      int64_t group_size, const std::optional<at::Tensor>& grad_hidden,
                      const std::optional<at::Tensor>& grad_weight, const std::optional<at::Tensor>& grad_bias) {
-  const int64_t n = hidden.size(0), vocab = weight.size(0), width = hidden.size(1);
+  const int64_t size = hidden.size(0), n = padded(size), vocab = weight.size(0), width = hidden.size(1);
   const auto options = hidden.options().dtype(at::kFloat);
   const bool exact = filter_eps == 0;
-  const at::Tensor x = hidden.to(at::kFloat).contiguous();
-  const at::Tensor c = coef.to(at::kFloat) / temperature;
-  const at::Tensor scale = (tile_max - lse).exp();  // [tiles, n]
+  const at::Tensor x = padded_float(hidden), w = weight.contiguous();
+  at::Tensor c = at::zeros({n}, options), scale = at::zeros({tile_max.size(0), n}, options);  // no weight on padding
+  c.narrow(0, 0, size).copy_(coef / temperature);
+  scale.narrow(1, 0, size).copy_((tile_max.narrow(1, 0, size) - lse).exp());
   const float* p = probs.const_data_ptr<float>();
   const int64_t* target = targets.const_data_ptr<int64_t>();
 
-  const int64_t wanted = exact ? 1 : std::max<int64_t>(1, (n + group_size / 2) / group_size);
+  const int64_t lanes = n / kLane, wanted = exact ? 1 : std::max<int64_t>(1, (n + group_size / 2) / group_size);
   std::vector<Group> groups;
-  for (int64_t g = 0; g < wanted; ++g) groups.push_back({g * n / wanted, (g + 1) * n / wanted, {}});
+  for (int64_t g = 0; g < wanted; ++g) groups.push_back({g * lanes / wanted * kLane, (g + 1) * lanes / wanted * kLane, {}});
 
   at::Tensor tail_mass;  // [groups, V] sum over a group's tokens of |c| p, of dropped columns
   if (!exact) {
@@ -103,10 +104,10 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
     });
     // ||dL||^2 = sum of c^2 p^2, but (1 - p)^2 = p^2 + 1 - 2p at the targets.
     const double norm = energy.sum(at::kDouble).item<double>() +
-                        (c * c * target_slope.square() * (1 - 2 * logps.exp())).sum(at::kDouble).item<double>();
+                        (c.narrow(0, 0, size) * target_slope).square().mul(1 - 2 * logps.exp()).sum(at::kDouble).item<double>();
     if (norm == 0) return 0;
-    for (const Group& g : groups)
-      for (int64_t t = g.begin; t < g.end; ++t) e[(&g - groups.data()) * vocab + target[t]] = INFINITY;  // always kept
+    for (const Group& g : groups)  // targets are always kept
+      for (int64_t t = g.begin; t < std::min(g.end, size); ++t) e[(&g - groups.data()) * vocab + target[t]] = INFINITY;
     const int lowest = first_kept_bin(e, wanted * vocab, filter_eps * filter_eps * norm);
     at::parallel_for(0, wanted, 1, [&](int64_t begin, int64_t end) {
       for (int64_t g = begin; g < end; ++g)
@@ -122,44 +123,47 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
   at::Tensor kept = at::zeros({threads, n}, options);
   double active = 0;
   for (Group& group : groups) {
-    const int64_t size = group.end - group.begin, columns = exact ? vocab : group.columns.size();
+    const int64_t span = group.end - group.begin, real = std::min(group.end, size) - group.begin;
+    const int64_t columns = exact ? vocab : group.columns.size();
     const int64_t* column = group.columns.data();
-    active += double(columns) * size;
-    at::Tensor x_group = x.narrow(0, group.begin, size);
-    at::Tensor partial = grad_hidden ? at::zeros({threads, size, width}, options) : at::Tensor();
-    const float *s = scale.const_data_ptr<float>(), *co = c.const_data_ptr<float>();
-    const float* slope = target_slope.const_data_ptr<float>();
+    active += double(columns) * real;
+    const at::Tensor x_group = x.narrow(0, group.begin, span);
+    at::Tensor partial = grad_hidden ? at::zeros({threads, span, width}, options) : at::Tensor();
+    const float *s = scale.const_data_ptr<float>() + group.begin, *co = c.const_data_ptr<float>() + group.begin;
+    const float* slope = target_slope.const_data_ptr<float>() + group.begin;
 
-    // Where each token's target stands among the columns.
-    std::vector<int64_t> place(size);
-    for (int64_t t = 0; t < size; ++t) {
+    std::vector<int64_t> place(real);  // where each token's target stands among the columns
+    for (int64_t t = 0; t < real; ++t) {
       const int64_t v = target[group.begin + t];
       place[t] = exact ? v : std::lower_bound(column, column + columns, v) - column;
     }
     at::parallel_for(0, tiles(columns), 1, [&](int64_t begin, int64_t end) {
       at::AutoDispatchBelowADInplaceOrView no_autograd;
       const int thread = at::get_thread_num();
-      at::Tensor block = at::empty({kTile, size}, options);
-      at::Tensor embeddings = exact || !grad_hidden ? at::Tensor() : at::empty({kTile, width}, options);
-      at::Tensor product = exact || !grad_weight ? at::Tensor() : at::empty({kTile, width}, options);
+      const at::Tensor block = at::empty({kTile, span}, options);
+      const at::Tensor embeddings = exact || !grad_hidden ? at::Tensor() : at::empty({kTile, width}, w.options());
+      const at::Tensor product = exact || !grad_weight ? at::Tensor() : at::empty({kTile, width}, options);
       float* seen = kept.mutable_data_ptr<float>() + thread * n + group.begin;
       for (int64_t k = begin; k < end; ++k) {
         const int64_t first = k * kTile, rows = std::min(kTile, columns - first);
-        at::Tensor d = block.narrow(0, 0, rows);  // [rows, size] this block of dL, transposed
+        auto row_of = [&](int64_t i) { return exact ? first + i : column[first + i]; };
+        const at::Tensor d = block.narrow(0, 0, rows);  // [rows, span] this block of dL, transposed
         float* out = d.mutable_data_ptr<float>();
-        for (int64_t i = 0; i < rows; ++i) {
-          const int64_t v = exact ? first + i : column[first + i];
-          compact_row(p + v * n + group.begin, s + v / kTile * n + group.begin, co + group.begin, size, out + i * size, seen);
-        }
-        for (int64_t t = 0; t < size; ++t)
-          if (place[t] >= first && place[t] < first + rows)
-            out[(place[t] - first) * size + t] += co[group.begin + t] * slope[group.begin + t];
+        for (int64_t i = 0; i < rows; ++i)
+          compact_row(p + row_of(i) * n + group.begin, s + row_of(i) / kTile * n, co, span, out + i * span, seen);
+        for (int64_t t = 0; t < real; ++t)
+          if (place[t] >= first && place[t] < first + rows) out[(place[t] - first) * span + t] += co[t] * slope[t];
         if (grad_hidden) {
-          at::Tensor w = exact ? float_rows(weight, first, first + rows) : embeddings.narrow(0, 0, rows);
-          if (!exact)
-            for (int64_t i = 0; i < rows; ++i) w[i].copy_(weight[column[first + i]]);
           at::Tensor sum = partial[thread];
-          at::addmm_out(sum, sum, d.t(), w);
+          if (exact) {
+            at::addmm_out(sum, sum, d.t(), float_rows(w, first, first + rows));
+          } else {
+            const size_t bytes = width * w.element_size();
+            const char* from = static_cast<const char*>(w.const_data_ptr());
+            char* to = static_cast<char*>(embeddings.mutable_data_ptr());
+            for (int64_t i = 0; i < rows; ++i) std::memcpy(to + i * bytes, from + row_of(i) * bytes, bytes);
+            at::addmm_out(sum, sum, d.t(), float_rows(embeddings, 0, rows));
+          }
         }
         if (grad_weight && exact) {
           at::Tensor rows_of_grad = grad_weight->narrow(0, first, rows);
@@ -169,27 +173,30 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
           at::mm_out(g, d, x_group);
           const float* from = g.const_data_ptr<float>();
           float* to = grad_weight->mutable_data_ptr<float>();
-          for (int64_t i = 0; i < rows; ++i) add_row(to + column[first + i] * width, from + i * width, width);
+          for (int64_t i = 0; i < rows; ++i) add_row(to + row_of(i) * width, from + i * width, width);
         }
         if (grad_bias) {
           const at::Tensor sums = d.sum(1);
-          for (int64_t i = 0; i < rows; ++i)
-            grad_bias->mutable_data_ptr<float>()[exact ? first + i : column[first + i]] += sums.const_data_ptr<float>()[i];
+          float* to = grad_bias->mutable_data_ptr<float>();
+          for (int64_t i = 0; i < rows; ++i) to[row_of(i)] += sums.const_data_ptr<float>()[i];
         }
       }
     });
-    if (grad_hidden) grad_hidden->narrow(0, group.begin, size).add_(partial.sum(0));
+    if (grad_hidden) grad_hidden->narrow(0, group.begin, real).add_(partial.sum(0).narrow(0, 0, real));
   }
 
   if (!exact && grad_hidden) {
-    const at::Tensor dropped = ((mass.numel() ? mass : at::ones({n}, options)) - kept.sum(0)).clamp_min(0) * c;  // [n]
+    const at::Tensor whole = mass.numel() ? mass : at::ones({size}, options);
+    const at::Tensor dropped = (whole - kept.sum(0).narrow(0, 0, size)).clamp_min(0) * c.narrow(0, 0, size);
     const at::Tensor total = tail_mass.sum(1, /*keepdim=*/true).clamp_min(FLT_MIN);
-    const at::Tensor mean = at::mm((tail_mass / total).to(weight.scalar_type()), weight).to(at::kFloat);  // [groups, H]
-    for (const Group& g : groups)
-      grad_hidden->narrow(0, g.begin, g.end - g.begin)
-          .sub_(dropped.narrow(0, g.begin, g.end - g.begin).unsqueeze(1) * mean[&g - groups.data()]);
+    const at::Tensor mean = at::mm((tail_mass / total).to(w.scalar_type()), w).to(at::kFloat);  // [groups, H]
+    for (const Group& g : groups) {
+      const int64_t real = std::min(g.end, size) - g.begin;
+      grad_hidden->narrow(0, g.begin, real)
+          .sub_(dropped.narrow(0, g.begin, real).unsqueeze(1) * mean[&g - groups.data()]);
+    }
   }
-  return active / (double(n) * vocab);
+  return active / (double(size) * vocab);
 }
 
 }  // namespace advgame

@@ -61,7 +61,7 @@ void tile_exp_more(float* logits, int64_t rows, int64_t n, const TileStats& stat
       const float e = exp_nonpositive(x);
       const float capped = row[t] * inverse_cap;
       stats.sum[t] += e;
-      stats.weighted[t] += e > 0 ? e * x : 0.f;
+      stats.weighted[t] += x > -87.f ? e * x : 0.f;
       row[t] = e * (1 - capped * capped);
       stats.mass[t] += row[t];
     }
@@ -70,24 +70,25 @@ void tile_exp_more(float* logits, int64_t rows, int64_t n, const TileStats& stat
 
 }  // namespace
 
-// Returns (logps [n], lse [n], entropy [n] or empty, tile_max [tiles, n], mass [n] or empty), all float32.
-//   probs: [vocab * n] or more float32, or undefined: receives, as [vocab, n], exp(logit - max of its tile), times
-//     the soft-cap's slope where there is one; times exp(tile_max - lse) these are the probabilities.
+// Returns (logps [n], lse [n], entropy [n] or empty, tile_max, mass [n] or empty), all float32.
+//   probs: [vocab * padded(n)] or more float32, or undefined: receives, as [vocab, padded(n)], exp(logit - max of its
+//     tile), times the soft-cap's slope where there is one; times exp(tile_max - lse) these are the probabilities.
+//   tile_max: [tiles, padded(n)].
 //   mass: with a soft-cap, the sum over the vocabulary of slope times probability; without, it is 1.
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forward(
     const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias, const at::Tensor& targets,
     double softcap, double temperature, bool with_entropy, const std::optional<at::Tensor>& probs) {
-  const int64_t n = hidden.size(0), vocab = weight.size(0), count = tiles(vocab);
+  const int64_t size = hidden.size(0), n = padded(size), vocab = weight.size(0), count = tiles(vocab);
   const auto options = hidden.options().dtype(at::kFloat);
   const bool keep = probs.has_value(), capped = softcap > 0, more = with_entropy || capped;
   TORCH_CHECK_VALUE(!keep || (probs->numel() >= vocab * n && probs->is_contiguous()), "probs: too small");
 
-  const at::Tensor x = hidden.to(at::kFloat).contiguous();
+  const at::Tensor x = padded_float(hidden);
   const at::Tensor b = bias.has_value() ? bias->to(at::kFloat).contiguous() : at::Tensor();
   at::Tensor max = at::empty({count, n}, options), sum = at::empty({count, n}, options);
   at::Tensor weighted = more ? at::empty({count, n}, options) : at::Tensor();
   at::Tensor mass = more ? at::empty({count, n}, options) : at::Tensor();
-  at::Tensor target_logit = at::empty({n}, options);
+  at::Tensor target_logit = at::empty({size}, options);
   const int64_t* target = targets.const_data_ptr<int64_t>();
 
   at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
@@ -100,7 +101,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forw
       float* logits = tile.mutable_data_ptr<float>();
       if (b.defined() || capped || temperature != 1)
         scale_and_cap(logits, b.defined() ? b.const_data_ptr<float>() + first : nullptr, rows, n, softcap, 1 / temperature);
-      for (int64_t t = 0; t < n; ++t)
+      for (int64_t t = 0; t < size; ++t)
         if (target[t] >= first && target[t] < first + rows)
           target_logit.mutable_data_ptr<float>()[t] = logits[(target[t] - first) * n + t];
       TileStats stats{max.mutable_data_ptr<float>() + k * n, sum.mutable_data_ptr<float>() + k * n, nullptr, nullptr};
@@ -117,14 +118,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forw
 
   // The tiles' sums are put on one scale: the largest logit of the whole row.
   const at::Tensor row_max = max.amax(0), scale = (max - row_max).exp(), total = (sum * scale).sum(0);
-  const at::Tensor lse = row_max + total.log();
+  const at::Tensor lse = (row_max + total.log()).narrow(0, 0, size);
   at::Tensor entropy = at::empty({0}, options), whole = at::empty({0}, options);
   if (with_entropy) {
     // H = lse - E[logit], and E[logit] = row_max + sum_k scale_k (weighted_k + (max_k - row_max) sum_k) / total
-    const at::Tensor offset = (max - row_max) * sum * scale;
-    entropy = total.log() - ((weighted * scale).sum(0) + offset.nan_to_num(0., 0., 0.).sum(0)) / total;
+    const at::Tensor offset = ((max - row_max) * sum * scale).nan_to_num(0., 0., 0.);
+    entropy = (total.log() - (weighted * scale + offset).sum(0) / total).narrow(0, 0, size);
   }
-  if (capped) whole = (mass * scale).sum(0) / total;
+  if (capped) whole = ((mass * scale).sum(0) / total).narrow(0, 0, size);
   return {target_logit - lse, lse, entropy, max, whole};
 }
 

@@ -13,6 +13,10 @@ from torch import Tensor
 
 CHUNK_TOKENS = 512
 """Tokens whose logits are held at a time: more make the GEMMs faster and the buffer larger."""
+FORWARD_TOKENS = 2048
+"""Tokens that go through the head at a time where nothing is kept for a backward pass."""
+LANE = 16
+"""The buffer's rows are padded to a multiple of this many tokens: whole vectors (kLane in csrc/head.h)."""
 GROUP_TOKENS = 128
 """Tokens that share their set of active columns: see csrc/head_backward.cpp."""
 AUTO_FILTER_EPS = 1.2e-3
@@ -66,9 +70,9 @@ class Gradients:
         return tuple(hidden.new_empty(0) if grad is None else grad.to(like.dtype) for grad, like in pairs)
 
 
-def pieces(begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """[begin, end) in equal parts of at most CHUNK_TOKENS tokens."""
-    parts = max(1, -(-(end - begin) // CHUNK_TOKENS))
+def pieces(begin: int, end: int, limit: int) -> Iterator[tuple[int, int]]:
+    """[begin, end) in equal parts of at most `limit` tokens."""
+    parts = max(1, -(-(end - begin) // limit))
     for part in range(parts):
         yield begin + (end - begin) * part // parts, begin + (end - begin) * (part + 1) // parts
 
@@ -101,7 +105,7 @@ class Workspace:
         """Statistics of tokens [begin, end): (logps, lse, entropy, tile_max, mass); `keep` leaves their probabilities
         in the buffer for `backward`."""
         if keep and self.probs is None:
-            rows = min(self.hidden.size(0), CHUNK_TOKENS)
+            rows = -(-min(self.hidden.size(0), CHUNK_TOKENS) // LANE) * LANE
             self.probs = torch.empty(rows * self.head.weight.size(0), device=self.hidden.device)
         return torch.ops.advgame.head_forward(
             self.hidden[begin:end],
@@ -159,7 +163,7 @@ def run_chunks(
     entropies = torch.empty(tokens if workspace.with_entropy else 0, device=workspace.hidden.device)
     keep = gradients.wanted()
     for begin, end in chunks:
-        parts = list(pieces(begin, end))
+        parts = list(pieces(begin, end, CHUNK_TOKENS if keep else FORWARD_TOKENS))
         for first, last in parts:
             stats = workspace.forward(first, last, keep and len(parts) == 1)
             logps[first:last] = stats[0]

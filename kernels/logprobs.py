@@ -6,7 +6,7 @@ from torch import Tensor
 from advgame.kernels.arguments import check_head, check_targets, require
 from advgame.kernels.eager import head_logprobs
 from advgame.kernels.extension import resolve_backend
-from advgame.kernels.fused import Gradients, Head, Workspace, pieces, resolve_filter_eps, run_chunks
+from advgame.kernels.fused import CHUNK_TOKENS, Gradients, Head, Workspace, pieces, resolve_filter_eps, run_chunks
 
 
 def linear_logprobs(
@@ -64,8 +64,8 @@ def _logprobs(
 ) -> tuple[Tensor, Tensor]:
     check_targets(targets, weight.size(0))
     workspace = Workspace(hidden, Head(weight, bias, logit_softcap, temperature), targets, filter_eps, with_entropy)
-    chunks = list(pieces(0, hidden.size(0)))
-    return run_chunks(workspace, chunks, lambda begin, end, logps: logps, Gradients(None, None, None))
+    whole = [(0, hidden.size(0))]
+    return run_chunks(workspace, whole, lambda begin, end, logps: logps, Gradients(None, None, None))
 
 
 @_logprobs.register_fake
@@ -93,7 +93,9 @@ def _logprobs_backward(
     head = Head(weight, bias, logit_softcap, temperature)
     gradients = Gradients.zeros(hidden, head, want_hidden, want_weight, want_bias)
     workspace = Workspace(hidden, head, targets, filter_eps, with_entropy=False)
-    run_chunks(workspace, list(pieces(0, hidden.size(0))), lambda begin, end, _: grad_logps[begin:end], gradients)
+    run_chunks(
+        workspace, list(pieces(0, hidden.size(0), CHUNK_TOKENS)), lambda begin, end, _: grad_logps[begin:end], gradients
+    )
     return gradients.cast(hidden, head)
 
 

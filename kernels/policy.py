@@ -9,7 +9,16 @@ from advgame.kernels.arguments import check_cu_seqlens, check_head, check_policy
 from advgame.kernels.eager import head_logprobs
 from advgame.kernels.extension import resolve_backend
 from advgame.kernels.formulas import POLICY_NORMALIZATIONS, policy_objective, policy_weights
-from advgame.kernels.fused import Gradients, Head, Workspace, pieces, register_gradients, resolve_filter_eps, run_chunks
+from advgame.kernels.fused import (
+    CHUNK_TOKENS,
+    Gradients,
+    Head,
+    Workspace,
+    pieces,
+    register_gradients,
+    resolve_filter_eps,
+    run_chunks,
+)
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ def _policy(
         return -weights[begin:end] * objective(begin, end, logps)[1]
 
     tokens = hidden.size(0)
-    logps, entropy = run_chunks(workspace, list(pieces(0, tokens)), coefficients, gradients)
+    logps, entropy = run_chunks(workspace, list(pieces(0, tokens, CHUNK_TOKENS)), coefficients, gradients)
     loss = -(weights * objective(0, tokens, logps)[0]).sum()
     return loss, logps, entropy, *gradients.cast(hidden, head)
 

@@ -112,7 +112,7 @@ def test_chunks_cover_every_unit_once_and_fit(lengths, limit):
         assert [unit for first, last in chunks for unit in range(first, last)] == list(range(len(lengths)))
         for first, last in chunks:
             assert last - first == 1 or boundaries[last] - boundaries[first] <= limit
-            parts = list(fused.pieces(boundaries[first], boundaries[last]))
+            parts = list(fused.pieces(boundaries[first], boundaries[last], limit))
             assert parts[0][0] == boundaries[first] and parts[-1][1] == boundaries[last]
             assert all(a[1] == b[0] for a, b in itertools.pairwise(parts))
             assert all(end - begin <= limit for begin, end in parts)
@@ -133,12 +133,12 @@ def test_filter_eps_bounds_the_error_of_the_gradient_by_the_logits(eps):
 def test_the_tail_correction_restores_what_the_dropped_columns_have_in_common():
     """Where all dropped columns have one embedding, dX is as good as exact though dW shows what was dropped."""
     p = problem([100, 100], hidden=16, vocab=5000, scale=1.5)
-    p["targets"] = p["targets"] % 50
-    p["weight"][50:] = p["weight"][50].clone()
+    p["targets"] = p["targets"] % 4
+    p["weight"][4:] = p["weight"][4].clone()
     _, expected = gradients(linear_preference_loss, in_float64(p), backend="eager")
-    _, actual = gradients(linear_preference_loss, p, backend="cpu", filter_eps=0.3)
-    assert error(actual[1], expected[1]) > 0.05
-    assert error(actual[0], expected[0]) < 1e-4
+    _, actual = gradients(linear_preference_loss, p, backend="cpu", filter_eps=0.03)
+    assert error(actual[1], expected[1]) > 5e-3
+    assert error(actual[0], expected[0]) < 5e-4
 
 
 @pytest.mark.parametrize("filter_eps", [0.0, "auto"])
