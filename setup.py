@@ -27,7 +27,8 @@ def extension() -> dict:
         if platform.machine() == "x86_64":
             flags += ["-mprefer-vector-width=512"]
     # optional: without a working compiler the install goes on, and advgame.kernels says so when imported.
-    operators = CppExtension("advgame.kernels._C", sources, extra_compile_args=flags, optional=True)
+    headers = [str(path) for path in Path("csrc").glob("*.h")]
+    operators = CppExtension("advgame.kernels._C", sources, depends=headers, extra_compile_args=flags, optional=True)
     return {
         "ext_modules": [operators],
         # plain distutils rather than ninja: only its compile errors are caught by `optional`.

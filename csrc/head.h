@@ -2,8 +2,8 @@
 //
 // Logits are held transposed, [vocab, tokens]: a vocabulary column of the usual [tokens, vocab] layout is then a
 // contiguous row, so that dropping, gathering and scattering columns move whole cache lines, and every loop over
-// the tokens of a row vectorises without a reduction. The vocabulary is worked through in tiles that stay in the
-// second-level cache between their GEMM and everything that follows it.
+// the tokens of a row vectorises without a reduction. The vocabulary is worked through in tiles that are still in
+// cache after their GEMM.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -24,7 +24,7 @@
 
 namespace advgame {
 
-constexpr int64_t kTile = 256;  // vocabulary rows a tile  // vocabulary rows a tile
+constexpr int64_t kTile = 1024;  // vocabulary rows a tile: large enough for the GEMM, and of few megabytes
 
 inline int64_t tiles(int64_t vocab) { return (vocab + kTile - 1) / kTile; }
 

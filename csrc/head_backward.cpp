@@ -14,6 +14,8 @@
 namespace advgame {
 namespace {
 
+constexpr int64_t kBlock = 256;  // active columns gathered at a time
+
 struct Group {  // of neighbouring tokens, which share their set of columns
   int64_t begin, end;
   std::vector<int64_t> columns;  // ascending
@@ -94,7 +96,7 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
     const at::Tensor weighted = scale * c.abs();
     float *e = energy.mutable_data_ptr<float>(), *m = tail_mass.mutable_data_ptr<float>();
     const float* s = weighted.const_data_ptr<float>();
-    at::parallel_for(0, vocab, kTile, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, vocab, 256, [&](int64_t begin, int64_t end) {
       for (int64_t v = begin; v < end; ++v)
         for (int64_t g = 0; g < wanted; ++g) {
           const int64_t first = groups[g].begin;
@@ -137,15 +139,16 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
       const int64_t v = target[group.begin + t];
       place[t] = exact ? v : std::lower_bound(column, column + columns, v) - column;
     }
-    at::parallel_for(0, tiles(columns), 1, [&](int64_t begin, int64_t end) {
+    const int64_t rows_a_block = exact ? kTile : kBlock;
+    at::parallel_for(0, (columns + rows_a_block - 1) / rows_a_block, 1, [&](int64_t begin, int64_t end) {
       at::AutoDispatchBelowADInplaceOrView no_autograd;
       const int thread = at::get_thread_num();
-      const at::Tensor block = at::empty({kTile, span}, options);
-      const at::Tensor embeddings = exact || !grad_hidden ? at::Tensor() : at::empty({kTile, width}, w.options());
-      const at::Tensor product = exact || !grad_weight ? at::Tensor() : at::empty({kTile, width}, options);
+      const at::Tensor block = at::empty({rows_a_block, span}, options);
+      const at::Tensor embeddings = exact || !grad_hidden ? at::Tensor() : at::empty({kBlock, width}, w.options());
+      const at::Tensor product = exact || !grad_weight ? at::Tensor() : at::empty({kBlock, width}, options);
       float* seen = kept.mutable_data_ptr<float>() + thread * n + group.begin;
       for (int64_t k = begin; k < end; ++k) {
-        const int64_t first = k * kTile, rows = std::min(kTile, columns - first);
+        const int64_t first = k * rows_a_block, rows = std::min(rows_a_block, columns - first);
         auto row_of = [&](int64_t i) { return exact ? first + i : column[first + i]; };
         const at::Tensor d = block.narrow(0, 0, rows);  // [rows, span] this block of dL, transposed
         float* out = d.mutable_data_ptr<float>();

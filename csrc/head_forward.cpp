@@ -6,7 +6,7 @@
 namespace advgame {
 namespace {
 
-// One tile: rows x n logits, turned in place into exp(logit - max) of the tile, per token.
+// What is kept of one tile of rows x n logits, per token.
 struct TileStats {
   float* max;       // [n] largest logit
   float* sum;       // [n] sum of exp(logit - max)
@@ -37,33 +37,47 @@ void tile_max(const float* logits, int64_t rows, int64_t n, float* max) {
 }
 
 ADVGAME_MULTIVERSION
-void tile_exp(float* logits, int64_t rows, int64_t n, const TileStats& stats) {
+void tile_sum(const float* logits, int64_t rows, int64_t n, const TileStats& stats) {
   float* __restrict sum = stats.sum;
   const float* __restrict max = stats.max;
   for (int64_t t = 0; t < n; ++t) sum[t] = 0;
   for (int64_t i = 0; i < rows; ++i) {
-    float* __restrict row = logits + i * n;
+    const float* __restrict row = logits + i * n;
+    for (int64_t t = 0; t < n; ++t) sum[t] += exp_nonpositive(row[t] - max[t]);
+  }
+}
+
+// The same, and out receives exp(logit - max).
+ADVGAME_MULTIVERSION
+void tile_exp(const float* logits, int64_t rows, int64_t n, const TileStats& stats, float* out) {
+  float* __restrict sum = stats.sum;
+  const float* __restrict max = stats.max;
+  for (int64_t t = 0; t < n; ++t) sum[t] = 0;
+  for (int64_t i = 0; i < rows; ++i) {
+    const float* __restrict row = logits + i * n;
+    float* __restrict to = out + i * n;
     for (int64_t t = 0; t < n; ++t) {
-      row[t] = exp_nonpositive(row[t] - max[t]);
-      sum[t] += row[t];
+      to[t] = exp_nonpositive(row[t] - max[t]);
+      sum[t] += to[t];
     }
   }
 }
 
-// The same with what is rarely asked for: the entropy, and the slope of the soft-cap in what is stored.
+// The same with what is rarely asked for: the entropy, and the slope of the soft-cap in what out receives.
 ADVGAME_MULTIVERSION
-void tile_exp_more(float* logits, int64_t rows, int64_t n, const TileStats& stats, float inverse_cap) {
+void tile_exp_more(const float* logits, int64_t rows, int64_t n, const TileStats& stats, float inverse_cap, float* out) {
   for (int64_t t = 0; t < n; ++t) stats.sum[t] = stats.weighted[t] = stats.mass[t] = 0;
   for (int64_t i = 0; i < rows; ++i) {
-    float* row = logits + i * n;
+    const float* row = logits + i * n;
+    float* to = out + i * n;
     for (int64_t t = 0; t < n; ++t) {
       const float x = row[t] - stats.max[t];
       const float e = exp_nonpositive(x);
       const float capped = row[t] * inverse_cap;
       stats.sum[t] += e;
       stats.weighted[t] += x > -87.f ? e * x : 0.f;
-      row[t] = e * (1 - capped * capped);
-      stats.mass[t] += row[t];
+      to[t] = e * (1 - capped * capped);
+      stats.mass[t] += to[t];
     }
   }
 }
@@ -93,10 +107,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forw
 
   at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView no_autograd;
-    at::Tensor scratch = keep ? at::Tensor() : at::empty({kTile, n}, options);
+    const at::Tensor scratch = at::empty({kTile, n}, options);  // stays in cache, as the whole buffer would not
     for (int64_t k = begin; k < end; ++k) {
       const int64_t first = k * kTile, rows = std::min(kTile, vocab - first);
-      at::Tensor tile = keep ? probs->view(-1).narrow(0, first * n, rows * n).view({rows, n}) : scratch.narrow(0, 0, rows);
+      at::Tensor tile = scratch.narrow(0, 0, rows);
       at::mm_out(tile, float_rows(weight, first, first + rows), x.t());
       float* logits = tile.mutable_data_ptr<float>();
       if (b.defined() || capped || temperature != 1)
@@ -106,12 +120,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forw
           target_logit.mutable_data_ptr<float>()[t] = logits[(target[t] - first) * n + t];
       TileStats stats{max.mutable_data_ptr<float>() + k * n, sum.mutable_data_ptr<float>() + k * n, nullptr, nullptr};
       tile_max(logits, rows, n, stats.max);
+      float* out = keep ? probs->mutable_data_ptr<float>() + first * n : logits;
       if (more) {
         stats.weighted = weighted.mutable_data_ptr<float>() + k * n;
         stats.mass = mass.mutable_data_ptr<float>() + k * n;
-        tile_exp_more(logits, rows, n, stats, capped ? temperature / softcap : 0.);
+        tile_exp_more(logits, rows, n, stats, capped ? temperature / softcap : 0., out);
+      } else if (keep) {
+        tile_exp(logits, rows, n, stats, out);
       } else {
-        tile_exp(logits, rows, n, stats);
+        tile_sum(logits, rows, n, stats);
       }
     }
   });

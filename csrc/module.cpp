@@ -5,6 +5,8 @@
 
 namespace advgame {
 
+at::Tensor lazy_zeros(at::IntArrayRef shape);
+
 at::Tensor sample_probs(const at::Tensor& probs, const at::Tensor& uniforms, double top_p);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forward(
@@ -20,6 +22,7 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
 }  // namespace advgame
 
 TORCH_LIBRARY(advgame, m) {
+  m.def("lazy_zeros(int[] shape) -> Tensor", &advgame::lazy_zeros);
   m.def("sample_probs(Tensor probs, Tensor uniforms, float top_p) -> Tensor");
   m.def(
       "head_forward(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, float softcap, float temperature, "

@@ -45,9 +45,7 @@ class Gradients:
     @staticmethod
     def zeros(hidden: Tensor, head: Head, want_hidden: bool, want_weight: bool, want_bias: bool) -> "Gradients":
         def zeros(like: Tensor | None, wanted: bool) -> Tensor | None:
-            return (
-                torch.zeros_like(like, dtype=torch.float32, memory_format=torch.contiguous_format) if wanted else None
-            )
+            return torch.ops.advgame.lazy_zeros(like.shape) if wanted else None
 
         return Gradients(zeros(hidden, want_hidden), zeros(head.weight, want_weight), zeros(head.bias, want_bias))
 
@@ -106,7 +104,7 @@ class Workspace:
         in the buffer for `backward`."""
         if keep and self.probs is None:
             rows = -(-min(self.hidden.size(0), CHUNK_TOKENS) // LANE) * LANE
-            self.probs = torch.empty(rows * self.head.weight.size(0), device=self.hidden.device)
+            self.probs = torch.ops.advgame.lazy_zeros([rows * self.head.weight.size(0)])
         return torch.ops.advgame.head_forward(
             self.hidden[begin:end],
             self.head.weight,
