@@ -21,18 +21,23 @@ struct Group {  // of neighbouring tokens, which share their set of columns
   std::vector<int64_t> columns;  // ascending
 };
 
-// Per vocabulary row and group, from p = probs * scale (scale [n] is exp(tile_max - lse) |c|): the sum of p^2 and of p.
+// For `rows` rows of probs, from p = probs * scale (scale [n] is exp(tile_max - lse) |c|): the sums over the n tokens of
+// p^2 and of p. Rows of probs are `stride` apart.
 ADVGAME_MULTIVERSION
-void energy_and_mass(const float* probs, const float* scale, int64_t n, float* energy, float* mass) {
-  float e = 0, m = 0;
+void energy_and_mass(const float* probs, int64_t rows, int64_t stride, const float* scale, int64_t n, float* energy,
+                     float* mass) {
+  for (int64_t v = 0; v < rows; ++v) {
+    const float* row = probs + v * stride;
+    float e = 0, m = 0;
 #pragma omp simd reduction(+ : e, m)
-  for (int64_t t = 0; t < n; ++t) {
-    const float x = probs[t] * scale[t];
-    e += x * x;
-    m += x;
+    for (int64_t t = 0; t < n; ++t) {
+      const float x = row[t] * scale[t];
+      e += x * x;
+      m += x;
+    }
+    energy[v] = e;
+    mass[v] = m;
   }
-  *energy = e;
-  *mass = m;
 }
 
 // out = -c p, kept += p, where p = probs * scale and scale [n] is exp(tile_max - lse).
@@ -96,13 +101,15 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
     const at::Tensor weighted = scale * c.abs();
     float *e = energy.mutable_data_ptr<float>(), *m = tail_mass.mutable_data_ptr<float>();
     const float* s = weighted.const_data_ptr<float>();
-    at::parallel_for(0, vocab, 256, [&](int64_t begin, int64_t end) {
-      for (int64_t v = begin; v < end; ++v)
+    at::parallel_for(0, tiles(vocab), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t first = k * kTile, rows = std::min(kTile, vocab - first);
         for (int64_t g = 0; g < wanted; ++g) {
-          const int64_t first = groups[g].begin;
-          energy_and_mass(p + v * n + first, s + v / kTile * n + first, groups[g].end - first, e + g * vocab + v,
-                          m + g * vocab + v);
+          const int64_t t = groups[g].begin;
+          energy_and_mass(p + first * n + t, rows, n, s + k * n + t, groups[g].end - t, e + g * vocab + first,
+                          m + g * vocab + first);
         }
+      }
     });
     // ||dL||^2 = sum of c^2 p^2, but (1 - p)^2 = p^2 + 1 - 2p at the targets.
     const double norm = energy.sum(at::kDouble).item<double>() +

@@ -5,13 +5,14 @@ and from that the chunk's part of the gradients, before the buffer is used for t
 primitives, head_forward and head_backward; here they are those of csrc/.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-CHUNK_TOKENS = 512
+CHUNK_TOKENS = 448
 """Tokens whose logits are held at a time: more make the GEMMs faster and the buffer larger."""
 FORWARD_TOKENS = 2048
 """Tokens that go through the head at a time where nothing is kept for a backward pass."""
@@ -104,7 +105,7 @@ class Workspace:
         in the buffer for `backward`."""
         if keep and self.probs is None:
             rows = -(-min(self.hidden.size(0), CHUNK_TOKENS) // LANE) * LANE
-            self.probs = torch.ops.advgame.lazy_zeros([rows * self.head.weight.size(0)])
+            self.probs = _buffer(rows * self.head.weight.size(0))
         return torch.ops.advgame.head_forward(
             self.hidden[begin:end],
             self.head.weight,
@@ -140,6 +141,22 @@ class Workspace:
             gradients.weight,
             gradients.bias,
         )
+
+
+_kept = threading.local()
+
+
+def _buffer(size: int) -> Tensor:
+    """The thread's buffer of `size` floats or more, kept from call to call: fresh pages cost as much as a GEMM."""
+    if getattr(_kept, "buffer", None) is None or _kept.buffer.numel() < size:
+        _kept.buffer = None  # the old one goes before the new one comes
+        _kept.buffer = torch.ops.advgame.lazy_zeros([size])
+    return _kept.buffer
+
+
+def release_buffer() -> None:
+    """Gives this thread's buffer back to the system; the next call makes a new one."""
+    _kept.buffer = None
 
 
 def run_chunks(

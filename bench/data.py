@@ -1,0 +1,96 @@
+"""Inputs of the benches: real hidden states of SmolLM2-135M, or synthetic ones of any shape."""
+
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from advgame.trainer.config import SamplingConfig
+from advgame.trainer.models import cache_folder, head, load_policy
+from advgame.trainer.prompts import chat_ids
+from advgame.trainer.sampler import Prompt, sample
+from advgame.trainer.seeds import deal, read_seeds
+
+SEQUENCES = 30
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What a preference loss and its reference pass start from."""
+
+    name: str
+    hidden: Tensor
+    weight: Tensor
+    targets: Tensor
+    cu_seqlens: Tensor
+    reference_hidden: Tensor
+    reference_weight: Tensor
+
+
+def real_inputs() -> LossInputs:
+    """30 responses of unequal length to the shipped seeds, sampled at temperature 0.6 and top-p 0.9."""
+    file = cache_folder() / "bench-hidden.safetensors"
+    if not file.exists():
+        save_file(_sample_hidden(), file)
+    tensors = load_file(file)
+    return _with_reference("SmolLM2-135M", tensors["hidden"], tensors["weight"], tensors["targets"], tensors["lengths"])
+
+
+def synthetic_inputs(tokens: int, hidden: int, vocab: int) -> LossInputs:
+    """Tokens of every certainty: a hidden state leans to its target's embedding, by a strength drawn per token."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(vocab, hidden, generator=generator) / hidden**0.5
+    targets = torch.randint(vocab, (tokens,), generator=generator)
+    strength = 5 + 20 * torch.rand(tokens, 1, generator=generator)
+    states = strength * weight[targets] + 4 * torch.randn(tokens, hidden, generator=generator)
+    shares = 0.3 + torch.rand(SEQUENCES, generator=generator)
+    bounds = (shares.cumsum(0) / shares.sum() * tokens).round().long()
+    lengths = bounds.diff(prepend=torch.zeros(1, dtype=torch.long))
+    return _with_reference(f"synthetic V={vocab:,} H={hidden}", states, weight, targets, lengths)
+
+
+def mean_entropy(inputs: LossInputs) -> float:
+    """Nats per token."""
+    total = 0.0
+    for chunk in inputs.hidden.float().split(256):
+        logps = (chunk @ inputs.weight.float().T).log_softmax(-1)
+        total -= (logps.exp() * logps).sum().item()
+    return total / len(inputs.hidden)
+
+
+def _sample_hidden() -> dict[str, Tensor]:
+    policy = load_policy("smollm2-135m")
+    seeds = deal(read_seeds(["harmful.jsonl", "benign.jsonl"]), 0, SEQUENCES, seed=0)
+    prompts = [Prompt(chat_ids(policy.tokenizer, s.prompt), ("bench", i)) for i, s in enumerate(seeds)]
+    rollouts = sample(policy, prompts, SamplingConfig(temperature=0.6, top_p=0.9, max_new_tokens=120))
+    states, targets, lengths = [], [], []
+    for i, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True)):
+        response = rollout.token_ids[: 24 + (i * 37) % 97]  # cut to unequal lengths
+        ids = torch.tensor([prompt.token_ids + response], device=policy.model.device)
+        with torch.no_grad():
+            states.append(policy.model.base_model(ids).last_hidden_state[0, len(prompt.token_ids) - 1 : -1].cpu())
+        targets += response
+        lengths.append(len(response))
+    weight = head(policy.model)["weight"].detach().cpu().clone()
+    return {
+        "hidden": torch.cat(states),
+        "targets": torch.tensor(targets),
+        "lengths": torch.tensor(lengths),
+        "weight": weight,
+    }
+
+
+def _with_reference(name: str, hidden: Tensor, weight: Tensor, targets: Tensor, lengths: Tensor) -> LossInputs:
+    """The reference is the policy moved a little, so that the pairs' margins spread around zero."""
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(hidden.shape, generator=generator) * hidden.std() * 0.1
+    return LossInputs(
+        name,
+        hidden,
+        weight,
+        targets,
+        torch.cat([torch.zeros(1), lengths.cumsum(0)]).int(),
+        hidden + noise,
+        weight.clone(),
+    )
