@@ -88,7 +88,8 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
   c.narrow(0, 0, size).copy_(coef / temperature);
   scale.narrow(1, 0, size).copy_((tile_max.narrow(1, 0, size) - lse).exp());
   const float* p = probs.const_data_ptr<float>();
-  const int64_t* target = targets.const_data_ptr<int64_t>();
+  const at::Tensor wanted_tokens = targets.contiguous();
+  const int64_t* target = wanted_tokens.const_data_ptr<int64_t>();
 
   const int64_t lanes = n / kLane, wanted = exact ? 1 : std::max<int64_t>(1, (n + group_size / 2) / group_size);
   std::vector<Group> groups;

@@ -103,7 +103,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forw
   at::Tensor weighted = more ? at::empty({count, n}, options) : at::Tensor();
   at::Tensor mass = more ? at::empty({count, n}, options) : at::Tensor();
   at::Tensor target_logit = at::empty({size}, options);
-  const int64_t* target = targets.const_data_ptr<int64_t>();
+  const at::Tensor wanted_tokens = targets.contiguous();
+  const int64_t* target = wanted_tokens.const_data_ptr<int64_t>();
 
   at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView no_autograd;

@@ -60,6 +60,10 @@ class LossConfig:
         0.0, "probability that a preference is taken as flipped (dpo only)", low=0, high=0.499
     )
     nll_weight: float = setting(0.0, "weight of the chosen response's negative log-prob per token", low=0)
+    filter_eps: float | None = setting(
+        None, "relative error allowed in the gradient by the logits, for speed; 0 is exact, null the kernels' choice",
+        low=0, high=0.5,
+    )  # fmt: skip
 
 
 @dataclass

@@ -89,6 +89,7 @@ def _backward(learner: Learner, pairs: list[Pair]) -> Tensor:
             length_normalize=config.loss.length_normalize,
             label_smoothing=config.loss.label_smoothing,
             nll_weight=config.loss.nll_weight,
+            filter_eps="auto" if config.loss.filter_eps is None else config.loss.filter_eps,
             **head(policy.model),
         )
         (output.loss * (len(chunk) / len(pairs))).backward()

@@ -188,6 +188,7 @@ def test_strided_inputs():
     strided = dict(p)
     strided["hidden"] = torch.randn(50, 32)[:, ::2].copy_(p["hidden"])
     strided["weight"] = p["weight"].T.contiguous().T
+    strided["targets"] = torch.stack([p["targets"], p["targets"] * 0], dim=1)[:, 0]
     assert not strided["hidden"].is_contiguous() and not strided["weight"].is_contiguous()
     for filter_eps in (0.0, 1e-3):
         plain = gradients(linear_preference_loss, p, backend="cpu", filter_eps=filter_eps)[1]
