@@ -210,6 +210,7 @@ def register_gradients(op, first: int) -> None:
         ctx.wanted, ctx.rest = inputs[-3:], [None] * (len(inputs) - 3)
         ctx.save_for_backward(*output[first:])
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # else zeros would be made for every output, gradients included
 
     def backward(ctx, grad_loss, *_):
         # A loss that is differentiated by itself needs no scaling, and so no second gradient of the weight's size.

@@ -108,6 +108,7 @@ def _setup_context(ctx, inputs, output) -> None:
     hidden, weight, bias, targets, *ctx.options, _, ctx.filter_eps = inputs
     ctx.save_for_backward(hidden, weight, bias, targets)
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
 
 
 def _backward(ctx, grad_logps, _):
