@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 from advgame.kernels import linear_logprobs, linear_preference_loss
-from advgame.kernels.fused import release_buffer
+from advgame.kernels.fused import release_buffers
 
 BETA = 0.1
 Logprobs = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -197,7 +197,7 @@ def bench(inputs: LossInputs, peers: list[str], repeat: int) -> dict:
             relative(actual[2], d_weight),
         )
         del actual
-        release_buffer()  # ours: what it would keep from this warm-up counts
+        release_buffers()  # ours: what is kept from the warm-up counts
         memory[name] = max(0, peak_memory(lambda run=run: gradients(run, inputs, None)) - outputs)
         timed[f"{name}/step"] = lambda run=run: gradients(run, inputs, None)
         if name != "liger":  # which cannot be given reference log-probs

@@ -1,28 +1,89 @@
-// Large buffers of zeros that cost nothing until they are touched.
+// Large float32 buffers that are kept for the next call when they are freed, as a GPU's caching allocator does: on a
+// CPU the page faults of fresh memory can cost as much as the GEMM whose result goes there.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <cstring>
+#include <map>
+#include <mutex>
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
 namespace advgame {
+namespace {
 
-// Float32 zeros straight from the kernel, in huge pages: no pass over the memory to clear it, a five-hundredth of the
-// page faults, and pages that are never written (rows of a sparse gradient) never become real.
-at::Tensor lazy_zeros(at::IntArrayRef shape) {
+constexpr size_t kHugePage = 1 << 21;
+
+// Freed blocks by size. Never destroyed: tensors may outlive every static object.
+struct Pool {
+  std::mutex mutex;
+  std::multimap<size_t, void*> blocks;
+};
+
+Pool& pool() {
+  static Pool* instance = new Pool;
+  return *instance;
+}
+
 #if defined(__linux__)
-  const int64_t bytes = c10::multiply_integers(shape) * sizeof(float);
-  if (bytes >= 1 << 22) {
-    const size_t size = bytes + (1 << 21);  // to begin on a huge page
-    void* start = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    TORCH_CHECK(start != MAP_FAILED, "out of memory: could not map ", size, " bytes");
-    const uintptr_t page = 1 << 21;
-    void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(start) + page - 1) / page * page);
-    madvise(aligned, bytes, MADV_HUGEPAGE);
-    return at::from_blob(aligned, shape, [start, size](void*) { munmap(start, size); }, at::kFloat);
+// Fresh zeros from the kernel, beginning on a huge page.
+void* map_pages(size_t bytes) {
+  void* start = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  TORCH_CHECK(start != MAP_FAILED, "out of memory: could not map ", bytes, " bytes");
+  const uintptr_t address = reinterpret_cast<uintptr_t>(start), aligned = (address + kHugePage - 1) / kHugePage * kHugePage;
+  if (aligned > address) munmap(start, aligned - address);
+  if (const size_t rest = address + kHugePage - aligned) munmap(reinterpret_cast<void*>(aligned + bytes), rest);
+  madvise(reinterpret_cast<void*>(aligned), bytes, MADV_HUGEPAGE);
+  return reinterpret_cast<void*>(aligned);
+}
+
+void clear(void* block, size_t bytes) {
+  at::parallel_for(0, bytes, kHugePage, [&](size_t begin, size_t end) {
+    std::memset(static_cast<char*>(block) + begin, 0, end - begin);
+  });
+}
+#endif
+
+}  // namespace
+
+// A float32 tensor out of the pool, zeroed if asked; small ones, and other systems, take the ordinary allocator.
+at::Tensor pooled(at::IntArrayRef shape, bool zeroed) {
+#if defined(__linux__)
+  const size_t wanted = c10::multiply_integers(shape) * sizeof(float);
+  if (wanted >= 2 * kHugePage) {
+    const size_t bytes = (wanted + kHugePage - 1) / kHugePage * kHugePage;
+    void* block = nullptr;
+    {
+      std::lock_guard lock(pool().mutex);
+      if (auto found = pool().blocks.find(bytes); found != pool().blocks.end()) {
+        block = found->second;
+        pool().blocks.erase(found);
+      }
+    }
+    if (block == nullptr) {
+      block = map_pages(bytes);
+    } else if (zeroed) {
+      clear(block, bytes);
+    }
+    const auto give_back = [bytes](void* p) {
+      std::lock_guard lock(pool().mutex);
+      pool().blocks.emplace(bytes, p);
+    };
+    return at::from_blob(block, shape, give_back, at::kFloat);
   }
 #endif
-  return at::zeros(shape, at::kFloat);
+  return zeroed ? at::zeros(shape, at::kFloat) : at::empty(shape, at::kFloat);
+}
+
+// Gives every block that is not in use back to the system.
+void empty_pool() {
+#if defined(__linux__)
+  std::lock_guard lock(pool().mutex);
+  for (const auto& [bytes, block] : pool().blocks) munmap(block, bytes);
+  pool().blocks.clear();
+#endif
 }
 
 }  // namespace advgame

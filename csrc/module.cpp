@@ -5,7 +5,8 @@
 
 namespace advgame {
 
-at::Tensor lazy_zeros(at::IntArrayRef shape);
+at::Tensor pooled(at::IntArrayRef shape, bool zeroed);
+void empty_pool();
 
 at::Tensor sample_probs(const at::Tensor& probs, const at::Tensor& uniforms, double top_p);
 
@@ -22,7 +23,8 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
 }  // namespace advgame
 
 TORCH_LIBRARY(advgame, m) {
-  m.def("lazy_zeros(int[] shape) -> Tensor", &advgame::lazy_zeros);
+  m.def("pooled(int[] shape, bool zeroed) -> Tensor", &advgame::pooled);
+  m.def("empty_pool() -> ()", &advgame::empty_pool);
   m.def("sample_probs(Tensor probs, Tensor uniforms, float top_p) -> Tensor");
   m.def(
       "head_forward(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, float softcap, float temperature, "

@@ -5,7 +5,6 @@ and from that the chunk's part of the gradients, before the buffer is used for t
 primitives, head_forward and head_backward; here they are those of csrc/.
 """
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -46,7 +45,7 @@ class Gradients:
     @staticmethod
     def zeros(hidden: Tensor, head: Head, want_hidden: bool, want_weight: bool, want_bias: bool) -> "Gradients":
         def zeros(like: Tensor | None, wanted: bool) -> Tensor | None:
-            return torch.ops.advgame.lazy_zeros(like.shape) if wanted else None
+            return torch.ops.advgame.pooled(like.shape, True) if wanted else None
 
         return Gradients(zeros(hidden, want_hidden), zeros(head.weight, want_weight), zeros(head.bias, want_bias))
 
@@ -105,7 +104,7 @@ class Workspace:
         in the buffer for `backward`."""
         if keep and self.probs is None:
             rows = -(-min(self.hidden.size(0), CHUNK_TOKENS) // LANE) * LANE
-            self.probs = _buffer(rows * self.head.weight.size(0))
+            self.probs = torch.ops.advgame.pooled([rows * self.head.weight.size(0)], False)
         return torch.ops.advgame.head_forward(
             self.hidden[begin:end],
             self.head.weight,
@@ -143,20 +142,9 @@ class Workspace:
         )
 
 
-_kept = threading.local()
-
-
-def _buffer(size: int) -> Tensor:
-    """The thread's buffer of `size` floats or more, kept from call to call: fresh pages cost as much as a GEMM."""
-    if getattr(_kept, "buffer", None) is None or _kept.buffer.numel() < size:
-        _kept.buffer = None  # the old one goes before the new one comes
-        _kept.buffer = torch.ops.advgame.lazy_zeros([size])
-    return _kept.buffer
-
-
-def release_buffer() -> None:
-    """Gives this thread's buffer back to the system; the next call makes a new one."""
-    _kept.buffer = None
+def release_buffers() -> None:
+    """Gives the large buffers that are kept from call to call back to the system; the next call makes new ones."""
+    torch.ops.advgame.empty_pool()
 
 
 def run_chunks(

@@ -351,6 +351,25 @@ def test_scaled_repeated_and_accumulated_backward():
     assert torch.allclose(hidden.grad, 2 * once)
 
 
+def test_buffers_are_reused_and_given_back():
+    """A weight of 8 MiB, so that its gradient comes from the pool: reused, zeroed again, and never shared."""
+    p = problem([6, 7], hidden=64, vocab=32768)
+
+    def weight_gradient() -> torch.Tensor:
+        return gradients(linear_preference_loss, p, backend="cpu", filter_eps=0.0)[1][1]
+
+    kept = weight_gradient()
+    expected, addresses = kept.clone(), set()
+    for _ in range(4):
+        again = weight_gradient()
+        assert torch.equal(again, expected)
+        addresses.add(again.data_ptr())
+    assert len(addresses) < 4 and kept.data_ptr() not in addresses
+    fused.release_buffers()
+    assert torch.equal(kept, expected)  # what is in use stays
+    assert torch.equal(weight_gradient(), expected)
+
+
 def test_deterministic():
     p = problem([60, 70, 30, 20], vocab=3000)
     runs = [gradients(linear_preference_loss, p, backend="cpu")[1] for _ in range(3)]
