@@ -47,15 +47,12 @@ def preference_from(logprobs: Logprobs) -> Callable:
     """DPO on top of per-token log-probs: what one writes around a fused cross-entropy."""
 
     def run(inputs: LossInputs, reference_logps: Tensor | None) -> Tensor:
-        sums = [
-            sequence_sums(logprobs(hidden, weight, inputs.targets), inputs.cu_seqlens)
-            for hidden, weight in ((inputs.hidden, inputs.weight),)
-        ]
+        sums = sequence_sums(logprobs(inputs.hidden, inputs.weight, inputs.targets), inputs.cu_seqlens)
         if reference_logps is None:
             with torch.no_grad():
                 reference = logprobs(inputs.reference_hidden, inputs.reference_weight, inputs.targets)
                 reference_logps = sequence_sums(reference, inputs.cu_seqlens)
-        ratios = sums[0] - reference_logps
+        ratios = sums - reference_logps
         return -F.logsigmoid(BETA * (ratios[0::2] - ratios[1::2])).mean()
 
     return run
