@@ -68,6 +68,11 @@ class Gradients:
         return tuple(hidden.new_empty(0) if grad is None else grad.to(like.dtype) for grad, like in pairs)
 
 
+def wanted_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> list[bool]:
+    """Which of the three are to get a gradient: not what is frozen, and none under no_grad."""
+    return [t is not None and t.requires_grad and torch.is_grad_enabled() for t in (hidden, weight, bias)]
+
+
 def pieces(begin: int, end: int, limit: int) -> Iterator[tuple[int, int]]:
     """[begin, end) in equal parts of at most `limit` tokens."""
     parts = max(1, -(-(end - begin) // limit))

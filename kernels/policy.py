@@ -18,6 +18,7 @@ from advgame.kernels.fused import (
     register_gradients,
     resolve_filter_eps,
     run_chunks,
+    wanted_gradients,
 )
 
 
@@ -85,11 +86,10 @@ def linear_policy_loss(
         objective, _ = policy_objective(logps, token_advantages, sampling_logps, reference_logps, importance_cap, beta)
         loss = -(weights * objective).sum()
     else:
-        wanted = [tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)]
-        wanted = wanted if torch.is_grad_enabled() else [False] * 3
         loss, logps, entropy, *_ = _policy(
             hidden, weight, bias, targets, cu_seqlens, advantages, sampling_logps, reference_logps, valid,
-            beta, importance_cap, normalization, logit_softcap or 0.0, return_entropy, eps, *wanted,
+            beta, importance_cap, normalization, logit_softcap or 0.0, return_entropy, eps,
+            *wanted_gradients(hidden, weight, bias),
         )  # fmt: skip
     return PolicyOutput(loss=loss, logps=logps.detach(), entropy=entropy if return_entropy else None)
 

@@ -17,6 +17,7 @@ from advgame.kernels.fused import (
     register_gradients,
     resolve_filter_eps,
     run_chunks,
+    wanted_gradients,
 )
 
 
@@ -113,11 +114,10 @@ def linear_preference_loss(
         logps, entropy = head_logprobs(hidden, weight, targets, bias, logit_softcap, 1.0, return_entropy)
         total, sequence_logps, rewards = _mean_loss(logps, cu_seqlens, reference_logps, options)
     else:
-        wanted = [tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)]
-        wanted = wanted if torch.is_grad_enabled() else [False] * 3
         total, sequence_logps, rewards, entropy, *_ = _preference(
             hidden, weight, bias, targets, cu_seqlens, reference_logps, *options,
-            logit_softcap or 0.0, return_entropy, eps, *wanted,
+            logit_softcap or 0.0, return_entropy, eps,
+            *wanted_gradients(hidden, weight, bias),
         )  # fmt: skip
     rewards = rewards.detach()
     return PreferenceOutput(

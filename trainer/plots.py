@@ -3,18 +3,16 @@
 from pathlib import Path
 
 CURVES = (
-    ("rewards", 1, (("game", "attacker_reward", "attacker"), ("game", "defender_reward", "defender"))),
+    ("rewards", (("game", "attacker_reward", "attacker"), ("game", "defender_reward", "defender"))),
     (
         "attack success, benign compliance",
-        1,
         (("game", "attack_success", "attack success"), ("game", "benign_compliance", "benign compliance")),
     ),
-    ("share of attacks", 1, (("game", "parsed", "parsed"), ("game", "faithful", "faithful, if parsed"))),
-    ("loss", 1, (("attacker", "loss", "attacker"), ("defender", "loss", "defender"))),
-    ("pair accuracy", 1, (("attacker", "accuracy", "attacker"), ("defender", "accuracy", "defender"))),
+    ("share of attacks", (("game", "parsed", "parsed"), ("game", "faithful", "faithful, if parsed"))),
+    ("loss", (("attacker", "loss", "attacker"), ("defender", "loss", "defender"))),
+    ("pair accuracy", (("attacker", "accuracy", "attacker"), ("defender", "accuracy", "defender"))),
     (
         "tokens per sample",
-        1,
         (("game", "prompt_tokens", "attacker"), ("game", "response_tokens", "defender")),
     ),
 )
@@ -28,11 +26,12 @@ def draw_curves(records: list[dict], file: Path) -> bool:
     except ImportError:
         return False
     figure = Figure(figsize=(13, 7), layout="constrained")
-    for place, (title, _, lines) in enumerate(CURVES, start=1):
+    for place, (title, lines) in enumerate(CURVES, start=1):
         axes = figure.add_subplot(2, 3, place)
         for section, key, label in lines:
             points = [(r["step"], r[section].get(key)) for r in records if r[section].get(key) is not None]
-            axes.plot(*zip(*points, strict=True), marker=".", label=label) if points else None
+            if points:
+                axes.plot(*zip(*points, strict=True), marker=".", label=label)
         axes.set_title(title)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
