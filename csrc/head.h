@@ -14,10 +14,16 @@
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
-// One binary for every x86-64: the loader picks the widest version that the machine can run.
+// One binary for every x86-64: the loader picks the widest version that the machine can run, by its features. (Not
+// "arch=skylake-avx512": that asks for this very family, and everything newer than it gets SSE2.)
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define ADVGAME_MULTIVERSION __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#if __GNUC__ >= 12
+#define ADVGAME_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define ADVGAME_MULTIVERSION __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
 #else
 #define ADVGAME_MULTIVERSION
 #endif
@@ -29,7 +35,7 @@ constexpr int64_t kTile = 1024;  // vocabulary rows a tile: large enough for the
 inline int64_t tiles(int64_t vocab) { return (vocab + kTile - 1) / kTile; }
 
 // Tokens are padded to whole vectors: zero hidden states, no target, no gradient.
-constexpr int64_t kLane = 16;
+constexpr int64_t kLane = 32;
 
 inline int64_t padded(int64_t n) { return (n + kLane - 1) / kLane * kLane; }
 
@@ -49,16 +55,11 @@ __attribute__((always_inline)) inline float exp_nonpositive(float x) {
   return x < -87.f ? 0.f : e;
 }
 
-// Hidden states [n, H] as float32, with rows of zeros up to padded(n).
-inline at::Tensor padded_float(const at::Tensor& hidden) {
-  at::Tensor x = at::zeros({padded(hidden.size(0)), hidden.size(1)}, hidden.options().dtype(at::kFloat));
+// Hidden states [n, H] with rows of zeros up to padded(n).
+inline at::Tensor padded_rows(const at::Tensor& hidden) {
+  at::Tensor x = at::zeros({padded(hidden.size(0)), hidden.size(1)}, hidden.options());
   x.narrow(0, 0, hidden.size(0)).copy_(hidden);
   return x;
-}
-
-// Rows [begin, end) of a matrix as float32: a view where they already are.
-inline at::Tensor float_rows(const at::Tensor& matrix, int64_t begin, int64_t end) {
-  return matrix.narrow(0, begin, end - begin).to(at::kFloat);
 }
 
 }  // namespace advgame

@@ -6,10 +6,9 @@
 //   dX = dL_A W_A,   dW_A += dL_A^T X.
 // The dropped columns are not forgotten in dX: a token's dropped mass S_t is known, and sum_{v not in A} p_tv W_v is
 // close to S_t times the |c|-weighted mean embedding of the group's dropped columns.
-#include "head.h"
+#include "factor.h"
 
 #include <cstring>
-#include <vector>
 
 namespace advgame {
 namespace {
@@ -83,7 +82,8 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
   const int64_t size = hidden.size(0), n = padded(size), vocab = weight.size(0), width = hidden.size(1);
   const auto options = hidden.options().dtype(at::kFloat);
   const bool exact = filter_eps == 0;
-  const at::Tensor x = padded_float(hidden), w = weight.contiguous();
+  const Precision precision = Precision::kHigh;
+  const at::Tensor x = padded_rows(hidden), w = weight.contiguous();
   at::Tensor c = at::zeros({n}, options), scale = at::zeros({tile_max.size(0), n}, options);  // no weight on padding
   c.narrow(0, 0, size).copy_(coef / temperature);
   scale.narrow(1, 0, size).copy_((tile_max.narrow(1, 0, size) - lse).exp());
@@ -137,7 +137,6 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
     const int64_t columns = exact ? vocab : group.columns.size();
     const int64_t* column = group.columns.data();
     active += double(columns) * real;
-    const at::Tensor x_group = x.narrow(0, group.begin, span);
     at::Tensor partial = grad_hidden ? at::zeros({threads, span, width}, options) : at::Tensor();
     const float *s = scale.const_data_ptr<float>() + group.begin, *co = c.const_data_ptr<float>() + group.begin;
     const float* slope = target_slope.const_data_ptr<float>() + group.begin;
@@ -147,6 +146,7 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
       const int64_t v = target[group.begin + t];
       place[t] = exact ? v : std::lower_bound(column, column + columns, v) - column;
     }
+    const Factor x_group(x.narrow(0, group.begin, span), precision);
     const int64_t rows_a_block = exact ? kTile : kBlock;
     at::parallel_for(0, (columns + rows_a_block - 1) / rows_a_block, 1, [&](int64_t begin, int64_t end) {
       at::AutoDispatchBelowADInplaceOrView no_autograd;
@@ -164,25 +164,24 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
           compact_row(p + row_of(i) * n + group.begin, s + row_of(i) / kTile * n, co, span, out + i * span, seen);
         for (int64_t t = 0; t < real; ++t)
           if (place[t] >= first && place[t] < first + rows) out[(place[t] - first) * span + t] += co[t] * slope[t];
-        if (grad_hidden) {
-          at::Tensor sum = partial[thread];
-          if (exact) {
-            at::addmm_out(sum, sum, d.t(), float_rows(w, first, first + rows));
-          } else {
-            const size_t bytes = width * w.element_size();
-            const char* from = static_cast<const char*>(w.const_data_ptr());
-            char* to = static_cast<char*>(embeddings.mutable_data_ptr());
-            for (int64_t i = 0; i < rows; ++i) std::memcpy(to + i * bytes, from + row_of(i) * bytes, bytes);
-            at::addmm_out(sum, sum, d.t(), float_rows(embeddings, 0, rows));
+        if (grad_hidden && exact) {
+          Factor(w.narrow(0, first, rows), precision).multiply(d.t(), partial[thread], /*add=*/true);
+        } else if (grad_hidden) {
+          const size_t bytes = width * w.element_size();
+          const char* from = static_cast<const char*>(w.const_data_ptr());
+          char* to = static_cast<char*>(embeddings.mutable_data_ptr());
+          for (int64_t i = 0; i < rows; ++i) std::memcpy(to + i * bytes, from + row_of(i) * bytes, bytes);
+          if (rows < kBlock) {  // products of one shape only
+            embeddings.narrow(0, rows, kBlock - rows).zero_();
+            block.narrow(0, rows, kBlock - rows).zero_();
           }
+          Factor(embeddings, precision).multiply(block.t(), partial[thread], /*add=*/true);
         }
         if (grad_weight && exact) {
-          at::Tensor rows_of_grad = grad_weight->narrow(0, first, rows);
-          at::addmm_out(rows_of_grad, rows_of_grad, d, x_group);
+          x_group.multiply(d, grad_weight->narrow(0, first, rows), /*add=*/true);
         } else if (grad_weight) {
-          at::Tensor g = product.narrow(0, 0, rows);
-          at::mm_out(g, d, x_group);
-          const float* from = g.const_data_ptr<float>();
+          x_group.multiply(d, product.narrow(0, 0, rows), /*add=*/false);
+          const float* from = product.const_data_ptr<float>();
           float* to = grad_weight->mutable_data_ptr<float>();
           for (int64_t i = 0; i < rows; ++i) add_row(to + row_of(i) * width, from + i * width, width);
         }
@@ -192,6 +191,7 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
           for (int64_t i = 0; i < rows; ++i) to[row_of(i)] += sums.const_data_ptr<float>()[i];
         }
       }
+      release_tiles();
     });
     if (grad_hidden) grad_hidden->narrow(0, group.begin, real).add_(partial.sum(0).narrow(0, 0, real));
   }

@@ -1,7 +1,6 @@
 // Logits of a chunk of tokens, and the statistics of each token's distribution, tile by tile of the vocabulary.
-#include "head.h"
+#include "factor.h"
 
-#include <vector>
 
 namespace advgame {
 namespace {
@@ -91,13 +90,14 @@ void tile_exp_more(const float* logits, int64_t rows, int64_t n, const TileStats
 //   mass: with a soft-cap, the sum over the vocabulary of slope times probability; without, it is 1.
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forward(
     const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias, const at::Tensor& targets,
-    double softcap, double temperature, bool with_entropy, const std::optional<at::Tensor>& probs) {
+    double softcap, double temperature, bool with_entropy, bool exact, const std::optional<at::Tensor>& probs) {
   const int64_t size = hidden.size(0), n = padded(size), vocab = weight.size(0), count = tiles(vocab);
   const auto options = hidden.options().dtype(at::kFloat);
   const bool keep = probs.has_value(), capped = softcap > 0, more = with_entropy || capped;
   TORCH_CHECK_VALUE(!keep || (probs->numel() >= vocab * n && probs->is_contiguous()), "probs: too small");
 
-  const at::Tensor x = padded_float(hidden);
+  const Factor x(padded_rows(hidden).t(), exact ? Precision::kFull : Precision::kHigh);
+  const at::Tensor w = weight.contiguous();
   const at::Tensor b = bias.has_value() ? bias->to(at::kFloat).contiguous() : at::Tensor();
   at::Tensor max = at::empty({count, n}, options), sum = at::empty({count, n}, options);
   at::Tensor weighted = more ? at::empty({count, n}, options) : at::Tensor();
@@ -112,7 +112,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forw
     for (int64_t k = begin; k < end; ++k) {
       const int64_t first = k * kTile, rows = std::min(kTile, vocab - first);
       at::Tensor tile = scratch.narrow(0, 0, rows);
-      at::mm_out(tile, float_rows(weight, first, first + rows), x.t());
+      x.multiply(w.narrow(0, first, rows), tile, /*add=*/false);
       float* logits = tile.mutable_data_ptr<float>();
       if (b.defined() || capped || temperature != 1)
         scale_and_cap(logits, b.defined() ? b.const_data_ptr<float>() + first : nullptr, rows, n, softcap, 1 / temperature);
@@ -132,6 +132,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forw
         tile_sum(logits, rows, n, stats);
       }
     }
+    release_tiles();
   });
 
   // The tiles' sums are put on one scale: the largest logit of the whole row.

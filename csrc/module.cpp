@@ -12,7 +12,7 @@ at::Tensor sample_probs(const at::Tensor& probs, const at::Tensor& uniforms, dou
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forward(
     const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias, const at::Tensor& targets,
-    double softcap, double temperature, bool with_entropy, const std::optional<at::Tensor>& probs);
+    double softcap, double temperature, bool with_entropy, bool exact, const std::optional<at::Tensor>& probs);
 
 double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const at::Tensor& coef,
                      const at::Tensor& logps, const at::Tensor& lse, const at::Tensor& target_slope, const at::Tensor& mass,
@@ -28,7 +28,7 @@ TORCH_LIBRARY(advgame, m) {
   m.def("sample_probs(Tensor probs, Tensor uniforms, float top_p) -> Tensor");
   m.def(
       "head_forward(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, float softcap, float temperature, "
-      "bool with_entropy, Tensor(a!)? probs) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "bool with_entropy, bool exact, Tensor(a!)? probs) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "head_backward(Tensor hidden, Tensor weight, Tensor targets, Tensor coef, Tensor logps, Tensor lse, "
       "Tensor target_slope, Tensor mass, Tensor tile_max, Tensor probs, float temperature, float filter_eps, "

@@ -13,9 +13,7 @@ from torch import Tensor
 
 CHUNK_TOKENS = 448
 """Tokens whose logits are held at a time: more make the GEMMs faster and the buffer larger."""
-FORWARD_TOKENS = 2048
-"""Tokens that go through the head at a time where nothing is kept for a backward pass."""
-LANE = 16
+LANE = 32
 """The buffer's rows are padded to a multiple of this many tokens: whole vectors (kLane in csrc/head.h)."""
 GROUP_TOKENS = 128
 """Tokens that share their set of active columns: see csrc/head_backward.cpp."""
@@ -118,6 +116,7 @@ class Workspace:
             self.head.logit_softcap,
             self.head.temperature,
             self.with_entropy,
+            self.filter_eps == 0,
             self.probs if keep else None,
         )
 
@@ -171,7 +170,7 @@ def run_chunks(
     entropies = torch.empty(tokens if workspace.with_entropy else 0, device=workspace.hidden.device)
     keep = gradients.wanted()
     for begin, end in chunks:
-        parts = list(pieces(begin, end, CHUNK_TOKENS if keep else FORWARD_TOKENS))
+        parts = list(pieces(begin, end, CHUNK_TOKENS))
         for first, last in parts:
             stats = workspace.forward(first, last, keep and len(parts) == 1)
             logps[first:last] = stats[0]
