@@ -66,7 +66,9 @@ def ours(filter_eps: float | str) -> Callable:
     def run(inputs: LossInputs, reference_logps: Tensor | None) -> Tensor:
         if reference_logps is None:
             with torch.no_grad():
-                reference = linear_logprobs(inputs.reference_hidden, inputs.reference_weight, inputs.targets)
+                reference = linear_logprobs(
+                    inputs.reference_hidden, inputs.reference_weight, inputs.targets, filter_eps=filter_eps
+                )
                 reference_logps = sequence_sums(reference, inputs.cu_seqlens)
         return linear_preference_loss(
             inputs.hidden, inputs.weight, inputs.targets, inputs.cu_seqlens, reference_logps,

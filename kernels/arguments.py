@@ -46,20 +46,27 @@ def check_head(
 
 
 def check_targets(targets: Tensor, vocab: int) -> None:
-    """targets in [0, vocab). Apart from check_head because it reads values, which tracing cannot."""
-    if targets.numel():
+    """targets in [0, vocab). Apart from check_head because it reads values, which neither tracing nor the capture of a
+    CUDA graph can."""
+    if targets.numel() and not is_captured(targets):
         low, high = (int(bound) for bound in targets.aminmax())
         require(low >= 0 and high < vocab, f"targets: values from {low} to {high} are outside [0, {vocab})")
 
 
-def check_cu_seqlens(cu_seqlens: Tensor, tokens: int) -> None:
-    """cu_seqlens rises from 0 to `tokens`. Reads values."""
-    first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
+def read_cu_seqlens(cu_seqlens: Tensor, tokens: int) -> list[int]:
+    """The numbers, after a check that they rise from 0 to `tokens`. Reads values."""
+    bounds = cu_seqlens.tolist()
     require(
-        first == 0 and last == tokens,
-        f"cu_seqlens: must run from 0 to the number of tokens {tokens}, runs from {first} to {last}",
+        bounds[0] == 0 and bounds[-1] == tokens,
+        f"cu_seqlens: must run from 0 to the number of tokens {tokens}, runs from {bounds[0]} to {bounds[-1]}",
     )
-    require(bool((cu_seqlens.diff() >= 0).all()), "cu_seqlens: must not decrease")
+    require(bounds == sorted(bounds), "cu_seqlens: must not decrease")
+    return bounds
+
+
+def is_captured(tensor: Tensor) -> bool:
+    """Whether a CUDA graph is being made of what happens to `tensor`: its values cannot be read then."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def check_pairs(cu_seqlens: Tensor, reference_logps: Tensor, device: torch.device) -> None:

@@ -1,6 +1,8 @@
-"""The compiled operators of csrc/: importing them registers torch.ops.advgame.*."""
+"""The backends that can run here. Importing the compiled operators of csrc/ registers torch.ops.advgame.*."""
 
+import os
 import warnings
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -28,19 +30,32 @@ def resolve_backend(backend: str | None, tensor: Tensor) -> str:
 
     Raises ValueError when the backend is unknown, or cannot run here.
     """
-    if backend not in ("eager", "cpu", None):
-        raise ValueError(f"backend: expected 'eager', 'cpu' or None, got {backend!r}")
-    if backend == "eager":
-        return "eager"
-    problem = None
+    problems = {"eager": None, "cpu": _cpu_problem(tensor), "triton": _triton_problem(tensor)}
+    if backend is None:
+        fastest = "triton" if tensor.is_cuda else "cpu"
+        return "eager" if problems[fastest] else fastest
+    if backend not in problems:
+        raise ValueError(f"backend: expected 'eager', 'cpu', 'triton' or None, got {backend!r}")
+    if problems[backend]:
+        raise ValueError(f"backend={backend!r} {problems[backend]}; use backend='eager'")
+    return backend
+
+
+def _cpu_problem(tensor: Tensor) -> str | None:
     if not BUILT:
-        problem = "needs the C++ operators, which are not built"
-    elif tensor.device.type != "cpu":
-        problem = f"runs on CPU tensors, got tensors on {tensor.device}"
-    elif tensor.dtype not in (torch.float32, torch.bfloat16):
-        problem = f"takes float32 and bfloat16, got {tensor.dtype}"
-    if problem is None:
-        return "cpu"
-    if backend == "cpu":
-        raise ValueError(f"backend='cpu' {problem}; use backend='eager'")
-    return "eager"
+        return "needs the C++ operators, which are not built"
+    if tensor.device.type != "cpu":
+        return f"runs on CPU tensors, got tensors on {tensor.device}"
+    if tensor.dtype not in (torch.float32, torch.bfloat16):
+        return f"takes float32 and bfloat16, got {tensor.dtype}"
+    return None
+
+
+def _triton_problem(tensor: Tensor) -> str | None:
+    if find_spec("triton") is None:
+        return "needs triton, which is not installed"
+    if tensor.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"runs on CUDA tensors, got tensors on {tensor.device}"
+    if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"takes float32, bfloat16 and float16, got {tensor.dtype}"
+    return None

@@ -1,22 +1,19 @@
 """The host side of the fused losses: chunks of tokens, one reused buffer, and no [tokens, vocabulary] tensor.
 
 A chunk's logits are made once. From them come its tokens' log-probs, from those the loss's slope by each log-prob,
-and from that the chunk's part of the gradients, before the buffer is used for the next chunk. A backend is two
-primitives, head_forward and head_backward; here they are those of csrc/.
+and from that the chunk's part of the gradients, before the buffer is used for the next chunk. A backend is a module,
+cpu.py or triton/, with what differs: CHUNK_TOKENS, zeros, probs_buffer, head_forward and head_backward.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-CHUNK_TOKENS = 448
-"""Tokens whose logits are held at a time: more make the GEMMs faster and the buffer larger."""
-LANE = 32
-"""The buffer's rows are padded to a multiple of this many tokens: whole vectors (kLane in csrc/head.h)."""
-GROUP_TOKENS = 128
-"""Tokens that share their set of active columns: see csrc/head_backward.cpp."""
 AUTO_FILTER_EPS = 1.2e-3
 """filter_eps="auto": gradients to about 5e-3 (hidden) and 2e-3 (weight) of their norm, below bfloat16's rounding."""
 
@@ -32,6 +29,21 @@ class Head:
     temperature: float
 
 
+class Statistics(NamedTuple):
+    """Of n tokens' distributions, all float32."""
+
+    logps: Tensor
+    """[n] log-prob of the target."""
+    lse: Tensor
+    """[n] log-sum-exp of the logits."""
+    entropy: Tensor
+    """[n], or empty where it was not asked for."""
+    tile_max: Tensor
+    """[tiles, n padded] largest logit of each tile of the vocabulary: the scale of what is in the buffer."""
+    mass: Tensor
+    """[n] sum over the vocabulary of probability times the soft-cap's slope; empty without one, where it is 1."""
+
+
 @dataclass(frozen=True)
 class Gradients:
     """Where gradients are added up, in float32; None where one is not wanted."""
@@ -41,9 +53,11 @@ class Gradients:
     bias: Tensor | None
 
     @staticmethod
-    def zeros(hidden: Tensor, head: Head, want_hidden: bool, want_weight: bool, want_bias: bool) -> "Gradients":
+    def zeros(
+        backend: str, hidden: Tensor, head: Head, want_hidden: bool, want_weight: bool, want_bias: bool
+    ) -> "Gradients":
         def zeros(like: Tensor | None, wanted: bool) -> Tensor | None:
-            return torch.ops.advgame.pooled(like.shape, True) if wanted else None
+            return primitives(backend).zeros(like.shape, like.device) if wanted else None
 
         return Gradients(zeros(hidden, want_hidden), zeros(head.weight, want_weight), zeros(head.bias, want_bias))
 
@@ -78,15 +92,20 @@ def pieces(begin: int, end: int, limit: int) -> Iterator[tuple[int, int]]:
         yield begin + (end - begin) * part // parts, begin + (end - begin) * (part + 1) // parts
 
 
-def group_into_chunks(boundaries: list[int]) -> list[tuple[int, int]]:
-    """Neighbouring units (a pair, a sequence) put together into chunks of at most CHUNK_TOKENS tokens.
+def primitives(backend: str) -> ModuleType:
+    """The module of a backend: "cpu" or "triton"."""
+    return import_module(f"advgame.kernels.{backend}")
+
+
+def group_into_chunks(boundaries: list[int], limit: int) -> list[tuple[int, int]]:
+    """Neighbouring units (a pair, a sequence) put together into chunks of at most `limit` tokens.
 
     `boundaries` are where the units begin, and the end. Returns (first, last + 1) indices of units; a unit that is
     longer than a chunk stands alone.
     """
     chunks, first = [], 0
     for unit in range(1, len(boundaries)):
-        if boundaries[unit] - boundaries[first] > CHUNK_TOKENS and unit - 1 > first:
+        if boundaries[unit] - boundaries[first] > limit and unit - 1 > first:
             chunks.append((first, unit - 1))
             first = unit - 1
     if len(boundaries) > 1:
@@ -97,52 +116,45 @@ def group_into_chunks(boundaries: list[int]) -> list[tuple[int, int]]:
 class Workspace:
     """The reused buffer, and the two primitives on slices of the tokens."""
 
-    def __init__(self, hidden: Tensor, head: Head, targets: Tensor, filter_eps: float, with_entropy: bool):
+    def __init__(
+        self, backend: str, hidden: Tensor, head: Head, targets: Tensor, filter_eps: float, with_entropy: bool
+    ):
+        self.primitives = primitives(backend)
         self.hidden, self.head, self.targets = hidden, head, targets
         self.filter_eps, self.with_entropy = filter_eps, with_entropy
         self.probs = None
 
-    def forward(self, begin: int, end: int, keep: bool) -> tuple[Tensor, ...]:
-        """Statistics of tokens [begin, end): (logps, lse, entropy, tile_max, mass); `keep` leaves their probabilities
-        in the buffer for `backward`."""
+    def forward(self, begin: int, end: int, keep: bool) -> Statistics:
+        """Statistics of tokens [begin, end); `keep` leaves their probabilities in the buffer for `backward`."""
         if keep and self.probs is None:
-            rows = -(-min(self.hidden.size(0), CHUNK_TOKENS) // LANE) * LANE
-            self.probs = torch.ops.advgame.pooled([rows * self.head.weight.size(0)], False)
-        return torch.ops.advgame.head_forward(
+            tokens = min(self.hidden.size(0), self.primitives.CHUNK_TOKENS)
+            self.probs = self.primitives.probs_buffer(tokens, self.head.weight)
+        return self.primitives.head_forward(
             self.hidden[begin:end],
-            self.head.weight,
-            self.head.bias,
+            self.head,
             self.targets[begin:end],
-            self.head.logit_softcap,
-            self.head.temperature,
             self.with_entropy,
             self.filter_eps == 0,
             self.probs if keep else None,
         )
 
-    def backward(self, begin: int, end: int, coef: Tensor, stats: tuple[Tensor, ...], gradients: Gradients) -> float:
+    def backward(self, begin: int, end: int, coef: Tensor, stats: Statistics, gradients: Gradients) -> None:
         """Adds the gradients of tokens [begin, end), whose `stats` were just kept, for dloss/dlogp = coef [n]."""
-        logps, lse, _, tile_max, mass = stats
-        slope = torch.ones_like(logps)
+        slope = torch.ones_like(stats.logps)
         if self.head.logit_softcap:
-            slope = 1 - ((logps + lse) * self.head.temperature / self.head.logit_softcap).square()
-        return torch.ops.advgame.head_backward(
+            logits = stats.logps + stats.lse
+            slope = 1 - (logits * self.head.temperature / self.head.logit_softcap).square()
+        rows = None if gradients.hidden is None else gradients.hidden[begin:end]
+        self.primitives.head_backward(
             self.hidden[begin:end],
-            self.head.weight,
+            self.head,
             self.targets[begin:end],
             coef,
-            logps,
-            lse,
             slope,
-            mass,
-            tile_max,
+            stats,
             self.probs,
-            self.head.temperature,
             self.filter_eps,
-            GROUP_TOKENS,
-            None if gradients.hidden is None else gradients.hidden[begin:end],
-            gradients.weight,
-            gradients.bias,
+            Gradients(rows, gradients.weight, gradients.bias),
         )
 
 
@@ -154,14 +166,14 @@ def release_buffers() -> None:
 def run_chunks(
     workspace: Workspace,
     chunks: list[tuple[int, int]],
-    coefficients: Callable[[int, int, Tensor], Tensor],
+    coefficients: Callable[[int, Tensor], Tensor],
     gradients: Gradients,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies of all tokens, and their gradients added up.
 
     Args:
         chunks: (begin, end) token ranges, each with all that its coefficients depend on.
-        coefficients: (begin, end, logps [n]) -> dloss/dlogp [n].
+        coefficients: (index of the chunk, its logps [n]) -> dloss/dlogp [n].
 
     A chunk that is longer than the buffer is gone through twice: for its log-probs, then for its gradients.
     """
@@ -169,14 +181,14 @@ def run_chunks(
     logps = torch.empty(tokens, device=workspace.hidden.device)
     entropies = torch.empty(tokens if workspace.with_entropy else 0, device=workspace.hidden.device)
     keep = gradients.wanted()
-    for begin, end in chunks:
-        parts = list(pieces(begin, end, CHUNK_TOKENS))
+    for index, (begin, end) in enumerate(chunks):
+        parts = list(pieces(begin, end, workspace.primitives.CHUNK_TOKENS))
         for first, last in parts:
             stats = workspace.forward(first, last, keep and len(parts) == 1)
-            logps[first:last] = stats[0]
+            logps[first:last] = stats.logps
             if workspace.with_entropy:
-                entropies[first:last] = stats[2]
-        coef = coefficients(begin, end, logps[begin:end])
+                entropies[first:last] = stats.entropy
+        coef = coefficients(index, logps[begin:end])
         if keep:
             for first, last in parts:
                 if len(parts) > 1:

@@ -6,7 +6,7 @@ from torch import Tensor
 from advgame.kernels.arguments import check_head, check_targets, require
 from advgame.kernels.eager import head_logprobs
 from advgame.kernels.extension import resolve_backend
-from advgame.kernels.fused import CHUNK_TOKENS, Gradients, Head, Workspace, pieces, resolve_filter_eps, run_chunks
+from advgame.kernels.fused import Gradients, Head, Workspace, pieces, resolve_filter_eps, run_chunks
 
 
 def linear_logprobs(
@@ -29,8 +29,9 @@ def linear_logprobs(
         logit_softcap: c > 0 turns the logits into c tanh(logits / c) (Gemma 2, arXiv 2408.00118); None: off.
         temperature: > 0.
         return_entropy: also return each token's entropy in nats, [T], detached, from the same pass.
-        filter_eps: relative error allowed in the gradient by the logits; 0 is exact, "auto" the library's choice.
-            The eager backend is always exact.
+        filter_eps: relative error allowed in the gradient by the logits. 0 is exact to float32. "auto" is the library's
+            choice, and there log-probs may be off by some 1e-5 too: float32 products are then made of three bfloat16
+            ones where the processor is fast at those (csrc/factor.h). The eager backend is always exact.
         backend: "eager" (plain PyTorch, the oracle), "cpu" (csrc/) or None, which picks by device.
 
     Returns:
@@ -42,12 +43,13 @@ def linear_logprobs(
     check_head(hidden, weight, targets, bias, logit_softcap)
     require(temperature > 0, f"temperature: expected a positive number, got {temperature}")
     eps = resolve_filter_eps(filter_eps)
-    if resolve_backend(backend, hidden) == "eager":
+    backend = resolve_backend(backend, hidden)
+    if backend == "eager":
         check_targets(targets, weight.size(0))
         logps, entropy = head_logprobs(hidden, weight, targets, bias, logit_softcap, temperature, return_entropy)
     else:
         softcap = logit_softcap or 0.0
-        logps, entropy = _logprobs(hidden, weight, bias, targets, softcap, temperature, return_entropy, eps)
+        logps, entropy = _logprobs(hidden, weight, bias, targets, softcap, temperature, backend, return_entropy, eps)
     return (logps, entropy) if return_entropy else logps
 
 
@@ -59,17 +61,20 @@ def _logprobs(
     targets: Tensor,
     logit_softcap: float,
     temperature: float,
+    backend: str,
     with_entropy: bool,
     filter_eps: float,
 ) -> tuple[Tensor, Tensor]:
     check_targets(targets, weight.size(0))
-    workspace = Workspace(hidden, Head(weight, bias, logit_softcap, temperature), targets, filter_eps, with_entropy)
+    workspace = Workspace(
+        backend, hidden, Head(weight, bias, logit_softcap, temperature), targets, filter_eps, with_entropy
+    )
     whole = [(0, hidden.size(0))]
-    return run_chunks(workspace, whole, lambda begin, end, logps: logps, Gradients(None, None, None))
+    return run_chunks(workspace, whole, lambda index, logps: logps, Gradients(None, None, None))
 
 
 @_logprobs.register_fake
-def _(hidden, weight, bias, targets, logit_softcap, temperature, with_entropy, filter_eps):
+def _(hidden, weight, bias, targets, logit_softcap, temperature, backend, with_entropy, filter_eps):
     tokens = hidden.size(0)
     return hidden.new_empty(tokens, dtype=torch.float32), hidden.new_empty(
         tokens if with_entropy else 0, dtype=torch.float32
@@ -85,22 +90,22 @@ def _logprobs_backward(
     targets: Tensor,
     logit_softcap: float,
     temperature: float,
+    backend: str,
     filter_eps: float,
     want_hidden: bool,
     want_weight: bool,
     want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     head = Head(weight, bias, logit_softcap, temperature)
-    gradients = Gradients.zeros(hidden, head, want_hidden, want_weight, want_bias)
-    workspace = Workspace(hidden, head, targets, filter_eps, with_entropy=False)
-    run_chunks(
-        workspace, list(pieces(0, hidden.size(0), CHUNK_TOKENS)), lambda begin, end, _: grad_logps[begin:end], gradients
-    )
+    gradients = Gradients.zeros(backend, hidden, head, want_hidden, want_weight, want_bias)
+    workspace = Workspace(backend, hidden, head, targets, filter_eps, with_entropy=False)
+    chunks = list(pieces(0, hidden.size(0), workspace.primitives.CHUNK_TOKENS))
+    run_chunks(workspace, chunks, lambda index, _: grad_logps[slice(*chunks[index])], gradients)
     return gradients.cast(hidden, head)
 
 
 @_logprobs_backward.register_fake
-def _(grad_logps, hidden, weight, bias, targets, cap, temperature, eps, want_hidden, want_weight, want_bias):
+def _(grad_logps, hidden, weight, bias, targets, cap, temperature, backend, eps, want_hidden, want_weight, want_bias):
     return Gradients.empty(hidden, weight, bias, want_hidden, want_weight, want_bias)
 
 
@@ -114,7 +119,7 @@ def _setup_context(ctx, inputs, output) -> None:
 def _backward(ctx, grad_logps, _):
     wanted = ctx.needs_input_grad[:3]
     gradients = _logprobs_backward(grad_logps, *ctx.saved_tensors, *ctx.options, ctx.filter_eps, *wanted)
-    return *(g if w else None for g, w in zip(gradients, wanted, strict=True)), *([None] * 5)
+    return *(g if w else None for g, w in zip(gradients, wanted, strict=True)), *([None] * 6)
 
 
 _logprobs.register_autograd(_backward, setup_context=_setup_context)

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advgame.kernels.arguments import check_cu_seqlens, check_head, check_policy, check_targets, require
+from advgame.kernels.arguments import check_head, check_policy, check_targets, is_captured, read_cu_seqlens, require
 from advgame.kernels.eager import head_logprobs
 from advgame.kernels.extension import resolve_backend
 from advgame.kernels.formulas import POLICY_NORMALIZATIONS, policy_objective, policy_weights
 from advgame.kernels.fused import (
-    CHUNK_TOKENS,
     Gradients,
     Head,
     Workspace,
@@ -78,29 +77,30 @@ def linear_policy_loss(
     check_head(hidden, weight, targets, bias, logit_softcap)
     check_policy(hidden, cu_seqlens, advantages, valid, sampling_logps, reference_logps)
     eps = resolve_filter_eps(filter_eps)
-    if resolve_backend(backend, hidden) == "eager":
+    backend = resolve_backend(backend, hidden)
+    if backend == "eager":
         check_targets(targets, weight.size(0))
-        check_cu_seqlens(cu_seqlens, hidden.size(0))
+        read_cu_seqlens(cu_seqlens, hidden.size(0))
         logps, entropy = head_logprobs(hidden, weight, targets, bias, logit_softcap, 1.0, return_entropy)
-        weights, token_advantages = _per_token(cu_seqlens, advantages, valid, normalization, logps)
+        weights, token_advantages = _per_token(cu_seqlens, advantages, valid, normalization, logps, len(logps))
         objective, _ = policy_objective(logps, token_advantages, sampling_logps, reference_logps, importance_cap, beta)
         loss = -(weights * objective).sum()
     else:
         loss, logps, entropy, *_ = _policy(
             hidden, weight, bias, targets, cu_seqlens, advantages, sampling_logps, reference_logps, valid,
-            beta, importance_cap, normalization, logit_softcap or 0.0, return_entropy, eps,
+            beta, importance_cap, normalization, logit_softcap or 0.0, backend, return_entropy, eps,
             *wanted_gradients(hidden, weight, bias),
         )  # fmt: skip
     return PolicyOutput(loss=loss, logps=logps.detach(), entropy=entropy if return_entropy else None)
 
 
 def _per_token(
-    cu_seqlens: Tensor, advantages: Tensor, valid: Tensor | None, normalization: str, like: Tensor
+    cu_seqlens: Tensor, advantages: Tensor, valid: Tensor | None, normalization: str, like: Tensor, tokens: int
 ) -> tuple[Tensor, Tensor]:
     """(weight in the loss [T], advantage [T]) of each token."""
     lengths = cu_seqlens.diff().long()
     weights = policy_weights(lengths, valid, normalization).to(like)
-    return weights.repeat_interleave(lengths), advantages.to(like).repeat_interleave(lengths)
+    return tuple(t.repeat_interleave(lengths, output_size=tokens) for t in (weights, advantages.to(like)))
 
 
 @torch.library.custom_op("advgame::policy", mutates_args=())
@@ -118,6 +118,7 @@ def _policy(
     importance_cap: float,
     normalization: str,
     logit_softcap: float,
+    backend: str,
     with_entropy: bool,
     filter_eps: float,
     want_hidden: bool,
@@ -126,22 +127,26 @@ def _policy(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(loss, logps, entropy, and the gradients of the loss by hidden, weight and bias)."""
     check_targets(targets, weight.size(0))
-    check_cu_seqlens(cu_seqlens, hidden.size(0))
+    if not is_captured(hidden):
+        read_cu_seqlens(cu_seqlens, hidden.size(0))
     head = Head(weight, bias, logit_softcap, 1.0)
-    gradients = Gradients.zeros(hidden, head, want_hidden, want_weight, want_bias)
-    workspace = Workspace(hidden, head, targets, filter_eps, with_entropy)
+    gradients = Gradients.zeros(backend, hidden, head, want_hidden, want_weight, want_bias)
+    workspace = Workspace(backend, hidden, head, targets, filter_eps, with_entropy)
     like = hidden.new_empty(0, dtype=torch.float32)
-    weights, token_advantages = _per_token(cu_seqlens, advantages, valid, normalization, like)
+    weights, token_advantages = _per_token(cu_seqlens, advantages, valid, normalization, like, hidden.size(0))
 
     def objective(begin: int, end: int, logps: Tensor) -> tuple[Tensor, Tensor]:
         given = [t if t is None else t[begin:end].float() for t in (sampling_logps, reference_logps)]
         return policy_objective(logps, token_advantages[begin:end], *given, importance_cap, beta)
 
-    def coefficients(begin: int, end: int, logps: Tensor) -> Tensor:
+    tokens = hidden.size(0)
+    chunks = list(pieces(0, tokens, workspace.primitives.CHUNK_TOKENS))
+
+    def coefficients(index: int, logps: Tensor) -> Tensor:
+        begin, end = chunks[index]
         return -weights[begin:end] * objective(begin, end, logps)[1]
 
-    tokens = hidden.size(0)
-    logps, entropy = run_chunks(workspace, list(pieces(0, tokens, CHUNK_TOKENS)), coefficients, gradients)
+    logps, entropy = run_chunks(workspace, chunks, coefficients, gradients)
     loss = -(weights * objective(0, tokens, logps)[0]).sum()
     return loss, logps, entropy, *gradients.cast(hidden, head)
 

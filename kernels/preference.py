@@ -5,7 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advgame.kernels.arguments import check_cu_seqlens, check_head, check_pairs, check_targets, require
+from advgame.kernels.arguments import (
+    check_head,
+    check_pairs,
+    check_targets,
+    is_captured,
+    read_cu_seqlens,
+    require,
+)
 from advgame.kernels.eager import head_logprobs
 from advgame.kernels.extension import resolve_backend
 from advgame.kernels.formulas import PREFERENCE_LOSSES, pair_losses
@@ -108,15 +115,16 @@ def linear_preference_loss(
     check_pairs(cu_seqlens, reference_logps, hidden.device)
     eps = resolve_filter_eps(filter_eps)
     options = (loss, beta, length_normalize, label_smoothing, nll_weight)
-    if resolve_backend(backend, hidden) == "eager":
+    backend = resolve_backend(backend, hidden)
+    if backend == "eager":
         check_targets(targets, weight.size(0))
-        check_cu_seqlens(cu_seqlens, hidden.size(0))
+        read_cu_seqlens(cu_seqlens, hidden.size(0))
         logps, entropy = head_logprobs(hidden, weight, targets, bias, logit_softcap, 1.0, return_entropy)
         total, sequence_logps, rewards = _mean_loss(logps, cu_seqlens, reference_logps, options)
     else:
         total, sequence_logps, rewards, entropy, *_ = _preference(
             hidden, weight, bias, targets, cu_seqlens, reference_logps, *options,
-            logit_softcap or 0.0, return_entropy, eps,
+            logit_softcap or 0.0, backend, return_entropy, eps,
             *wanted_gradients(hidden, weight, bias),
         )  # fmt: skip
     rewards = rewards.detach()
@@ -144,16 +152,15 @@ def _mean_loss(
     logps: Tensor, cu_seqlens: Tensor, reference_logps: Tensor, options: tuple
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(mean loss over pairs, sequence_logps [2N], rewards [2N]) from the log-probs of all tokens."""
-    lengths, sequence_ids = _sequences(cu_seqlens)
-    sequence_logps = logps.new_zeros(lengths.numel()).index_add(0, sequence_ids, logps)
+    lengths = cu_seqlens.diff().long()
+    sequence_logps = _sums(logps, lengths)
     losses, _, rewards = _pair_losses(sequence_logps, reference_logps, lengths, options)
     return losses.sum() / max(losses.numel(), 1), sequence_logps, rewards
 
 
-def _sequences(cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
-    """(length of each sequence [2N], sequence of each token [T])."""
-    lengths = cu_seqlens.diff().long()
-    return lengths, torch.repeat_interleave(torch.arange(lengths.numel(), device=lengths.device), lengths)
+def _sums(logps: Tensor, lengths: Tensor) -> Tensor:
+    """Of each sequence, in a fixed order; `unsafe` skips a check that read_cu_seqlens has made."""
+    return torch.segment_reduce(logps, "sum", lengths=lengths, initial=0, unsafe=True)
 
 
 def _pair_losses(sequence_logps: Tensor, reference_logps: Tensor, lengths: Tensor, options: tuple):
@@ -184,6 +191,7 @@ def _preference(
     label_smoothing: float,
     nll_weight: float,
     logit_softcap: float,
+    backend: str,
     with_entropy: bool,
     filter_eps: float,
     want_hidden: bool,
@@ -192,24 +200,25 @@ def _preference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(loss, sequence_logps, rewards, entropy, and the gradients of the loss by hidden, weight and bias)."""
     check_targets(targets, weight.size(0))
-    check_cu_seqlens(cu_seqlens, hidden.size(0))
     options = (loss, beta, length_normalize, label_smoothing, nll_weight)
     head = Head(weight, bias, logit_softcap, 1.0)
-    gradients = Gradients.zeros(hidden, head, want_hidden, want_weight, want_bias)
-    workspace = Workspace(hidden, head, targets, filter_eps, with_entropy)
-    lengths, sequence_ids = _sequences(cu_seqlens)
-    pairs = max(lengths.numel() // 2, 1)
-    begins = cu_seqlens[0::2].tolist()  # of each pair, and the end
+    gradients = Gradients.zeros(backend, hidden, head, want_hidden, want_weight, want_bias)
+    workspace = Workspace(backend, hidden, head, targets, filter_eps, with_entropy)
+    lengths, tokens = cu_seqlens.diff().long(), hidden.size(0)
+    if is_captured(hidden):  # where the pairs begin is not known: all of them are one chunk
+        chunks, pairs = [(0, tokens)], [(0, lengths.numel() // 2)]
+    else:
+        begins = read_cu_seqlens(cu_seqlens, tokens)[0::2]  # of each pair, and the end
+        pairs = group_into_chunks(begins, workspace.primitives.CHUNK_TOKENS)
+        chunks = [(begins[first], begins[last]) for first, last in pairs]
 
-    def coefficients(begin: int, end: int, logps: Tensor) -> Tensor:
-        """The slope of the mean loss by each log-prob of whole pairs: that of its sequence."""
-        ids = sequence_ids[begin:end]
-        first, last = (int(ids[0]) // 2 * 2, int(ids[-1]) // 2 * 2 + 2) if end > begin else (0, 0)
-        sums = logps.new_zeros(last - first).index_add(0, ids - first, logps)
-        _, slopes, _ = _pair_losses(sums, reference_logps[first:last], lengths[first:last], options)
-        return slopes[ids - first] / pairs
+    def coefficients(index: int, logps: Tensor) -> Tensor:
+        """The slope of the mean loss by each log-prob of a chunk's pairs: that of its sequence."""
+        sequences = slice(2 * pairs[index][0], 2 * pairs[index][1])
+        sums = _sums(logps, lengths[sequences])
+        _, slopes, _ = _pair_losses(sums, reference_logps[sequences], lengths[sequences], options)
+        return (slopes / (lengths.numel() // 2)).repeat_interleave(lengths[sequences], output_size=logps.numel())
 
-    chunks = [(begins[first], begins[last]) for first, last in group_into_chunks(begins)]
     logps, entropy = run_chunks(workspace, chunks, coefficients, gradients)
     return *_mean_loss(logps, cu_seqlens, reference_logps, options), entropy, *gradients.cast(hidden, head)
 

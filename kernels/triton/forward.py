@@ -1,0 +1,142 @@
+"""Logits and the statistics of each token's distribution, in one pass over the LM head.
+
+Everything is made from the float32 accumulators of the GEMM: the log-sum-exp, the target's logit and the entropy never
+see a rounded logit. What the backward pass reads is stored transposed, [vocabulary, tokens], as on the CPU: a column of
+the usual layout is then contiguous, and gathering active columns moves whole cache lines.
+"""
+
+import triton
+import triton.language as tl
+
+from advgame.kernels.triton.product import product
+
+TILE = 128
+"""Vocabulary rows whose probabilities share a maximum; the forward kernel's block of rows."""
+
+
+@triton.jit
+def forward_kernel(
+    hidden,  # [n, H]
+    weight,  # [V, H]
+    bias,  # [V] or None
+    targets,  # [n] int64
+    probs,  # [V, padded] or None: receives exp(logit - max of the tile), times the soft-cap's slope
+    tile_max,  # [tiles, padded] float32; the next three alike
+    tile_sum,  # sum of exp(logit - max)
+    tile_weighted,  # sum of exp(logit - max) (logit - max), for the entropy; or None
+    tile_mass,  # sum of what is stored, where the logits are capped; or None
+    target_logit,  # [n] float32
+    n,
+    padded,
+    vocab,
+    width,
+    softcap,
+    inverse_temperature,
+    PRECISION: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    # Tiles of the vocabulary in groups, all tokens of one group before the next: the group's weights stay in L2.
+    tiles, blocks = tl.cdiv(vocab, TILE), tl.cdiv(padded, BLOCK_T)
+    first = tl.program_id(0) // (GROUP * blocks) * GROUP
+    members = min(tiles - first, GROUP)
+    inside = tl.program_id(0) % (GROUP * blocks)
+    tile, block = first + inside % members, inside // members
+
+    rows = tile * TILE + tl.arange(0, TILE)
+    tokens = block * BLOCK_T + tl.arange(0, BLOCK_T)
+    real_row, real_token = rows < vocab, tokens < n
+    weight_rows = weight + rows.to(tl.int64)[:, None] * width
+    hidden_rows = hidden + tokens.to(tl.int64)[None, :] * width
+    logits = tl.zeros([TILE, BLOCK_T], tl.float32)
+    for k in range(0, width, BLOCK_H):
+        columns = k + tl.arange(0, BLOCK_H)
+        inside_width = columns < width
+        w = tl.load(weight_rows + columns[None, :], mask=real_row[:, None] & inside_width[None, :], other=0.0)
+        x = tl.load(hidden_rows + columns[:, None], mask=real_token[None, :] & inside_width[:, None], other=0.0)
+        logits = product(w, x, logits, PRECISION)
+
+    if bias is not None:
+        logits += tl.load(bias + rows, mask=real_row, other=0.0).to(tl.float32)[:, None]
+    if tile_mass is not None:
+        # tanh from exp of what is never positive: no overflow
+        e = tl.exp(-2 * tl.abs(logits) / softcap)
+        tanh = tl.where(logits < 0, -1.0, 1.0) * (1 - e) / (1 + e)
+        slope = 1 - tanh * tanh
+        logits = softcap * tanh
+    logits = tl.where(real_row[:, None], logits * inverse_temperature, float("-inf"))
+
+    target = tl.load(targets + tokens, mask=real_token, other=-1)
+    hit = rows[:, None] == target[None, :]
+    picked = tl.sum(tl.where(hit, logits, 0.0), 0)
+    tl.store(target_logit + tokens, picked, mask=(target >= tile * TILE) & (target < (tile + 1) * TILE))
+
+    largest = tl.maximum(tl.max(logits, 0), -3.4e38)  # finite, so that -inf - largest is -inf and not NaN
+    shifted = logits - largest[None, :]
+    e = tl.exp(shifted)
+    place = tile * padded + tokens
+    tl.store(tile_max + place, largest, mask=tokens < padded)
+    tl.store(tile_sum + place, tl.sum(e, 0), mask=tokens < padded)
+    if tile_weighted is not None:
+        tl.store(tile_weighted + place, tl.sum(tl.where(e > 0, e * shifted, 0.0), 0), mask=tokens < padded)
+    if tile_mass is not None:
+        e *= slope
+        tl.store(tile_mass + place, tl.sum(e, 0), mask=tokens < padded)
+    if probs is not None:
+        to = probs + rows.to(tl.int64)[:, None] * padded + tokens[None, :]
+        tl.store(to, e.to(probs.dtype.element_ty), mask=real_row[:, None] & (tokens < padded)[None, :])
+
+
+@triton.jit
+def combine_kernel(
+    tile_max,  # [tiles, padded]; the next three alike, the last two or None
+    tile_sum,
+    tile_weighted,
+    tile_mass,
+    target_logit,  # [n]
+    logps,  # [n] out; the next three alike, the last two or None
+    lse,
+    entropy,
+    mass,
+    n,
+    padded,
+    tiles,
+    BLOCK_T: tl.constexpr,
+    BLOCK_TILES: tl.constexpr,
+):
+    """The tiles' sums on one scale: the largest logit of the whole row."""
+    tokens = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+    largest = tl.full([BLOCK_T], float("-inf"), tl.float32)
+    for first in range(0, tiles, BLOCK_TILES):
+        tile = first + tl.arange(0, BLOCK_TILES)
+        inside = (tile < tiles)[:, None] & (tokens < n)[None, :]
+        block = tl.load(tile_max + tile[:, None] * padded + tokens[None, :], mask=inside, other=float("-inf"))
+        largest = tl.maximum(largest, tl.max(block, 0))
+    largest = tl.where(tokens < n, largest, 0.0)
+    total = tl.zeros([BLOCK_T], tl.float32)
+    weighted = tl.zeros([BLOCK_T], tl.float32)
+    whole = tl.zeros([BLOCK_T], tl.float32)
+    for first in range(0, tiles, BLOCK_TILES):
+        tile = first + tl.arange(0, BLOCK_TILES)
+        inside = (tile < tiles)[:, None] & (tokens < n)[None, :]
+        place = tile[:, None] * padded + tokens[None, :]
+        shift = tl.load(tile_max + place, mask=inside, other=float("-inf")) - largest[None, :]
+        scale = tl.exp(shift)
+        sums = tl.load(tile_sum + place, mask=inside, other=0.0)
+        total += tl.sum(sums * scale, 0)
+        if tile_weighted is not None:
+            # E[logit] = largest + sum over tiles of scale (weighted + (max - largest) sum) / total
+            terms = tl.load(tile_weighted + place, mask=inside, other=0.0) * scale
+            terms += tl.where(scale > 0, shift * scale * sums, 0.0)
+            weighted += tl.sum(terms, 0)
+        if tile_mass is not None:
+            whole += tl.sum(tl.load(tile_mass + place, mask=inside, other=0.0) * scale, 0)
+    logsumexp = largest + tl.log(total)
+    tl.store(lse + tokens, logsumexp, mask=tokens < n)
+    tl.store(logps + tokens, tl.load(target_logit + tokens, mask=tokens < n) - logsumexp, mask=tokens < n)
+    if tile_weighted is not None:
+        tl.store(entropy + tokens, tl.log(total) - weighted / total, mask=tokens < n)
+    if tile_mass is not None:
+        tl.store(mass + tokens, whole / total, mask=tokens < n)

@@ -1,0 +1,157 @@
+"""What surrounds the kernels: buffers, threads, torch.compile, torch's checks of operators, refusals."""
+
+import pytest
+import torch
+from problems import error, gradients, in_float64, problem
+
+from advgame.kernels import fused, linear_logprobs, linear_policy_loss, linear_preference_loss
+from advgame.kernels.extension import BUILT
+
+pytestmark = pytest.mark.skipif(not BUILT, reason="C++ operators not built")
+
+
+def test_buffers_are_reused_and_given_back():
+    """A weight of 8 MiB, so that its gradient comes from the pool: reused, zeroed again, and never shared."""
+    p = problem([6, 7], hidden=64, vocab=32768)
+
+    def weight_gradient() -> torch.Tensor:
+        return gradients(linear_preference_loss, p, backend="cpu", filter_eps=0.0)[1][1]
+
+    kept = weight_gradient()
+    expected, addresses = kept.clone(), set()
+    for _ in range(4):
+        again = weight_gradient()
+        assert torch.equal(again, expected)
+        addresses.add(again.data_ptr())
+    assert len(addresses) < 4 and kept.data_ptr() not in addresses
+    fused.release_buffers()
+    assert torch.equal(kept, expected)  # what is in use stays
+    assert torch.equal(weight_gradient(), expected)
+
+
+def test_several_threads_agree_with_one():
+    p = problem([60, 70, 30, 20], vocab=3000)
+    one = gradients(linear_preference_loss, p, backend="cpu")[1]
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        three = gradients(linear_preference_loss, p, backend="cpu")[1]
+    finally:
+        torch.set_num_threads(before)
+    assert all(error(a, b.double()) < 1e-5 for a, b in zip(three, one, strict=True))
+
+
+def test_works_under_torch_compile_as_one_graph():
+    p = problem([6, 7], vocab=300)
+    leaves = {name: p[name].clone().requires_grad_() for name in ("hidden", "weight")}
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def step(hidden, weight, targets, cu_seqlens, reference_logps, advantages):
+        hidden = torch.sin(hidden)
+        preference = linear_preference_loss(hidden, weight, targets, cu_seqlens, reference_logps)
+        policy = linear_policy_loss(hidden, weight, targets, cu_seqlens, advantages)
+        return 2 * preference.loss + policy.loss + linear_logprobs(hidden, weight, targets).mean()
+
+    inputs = (*leaves.values(), p["targets"], p["cu_seqlens"], p["reference_logps"], torch.tensor([1.0, -1.0]))
+    compiled = step(*inputs)
+    compiled.backward()
+    grads = [leaf.grad.clone() for leaf in leaves.values()]
+    for leaf in leaves.values():
+        leaf.grad = None
+    plain = step._torchdynamo_orig_callable(*inputs)
+    plain.backward()
+    assert compiled.item() == pytest.approx(plain.item(), rel=1e-6)
+    assert all(torch.allclose(g, leaf.grad, atol=1e-6) for g, leaf in zip(grads, leaves.values(), strict=True))
+
+
+def test_operators_keep_their_promises_to_pytorch():
+    """torch's own checks of schemas, fake kernels and autograd registration."""
+    p = problem([6, 7], vocab=40)
+    hidden, weight = p["hidden"].requires_grad_(), p["weight"].requires_grad_()
+    common = (hidden, weight, None, p["targets"])
+    torch.library.opcheck(torch.ops.advgame.logprobs, (*common, 0.0, 1.0, "cpu", True, 0.0))
+    torch.library.opcheck(
+        torch.ops.advgame.preference,
+        (
+            *common,
+            p["cu_seqlens"],
+            p["reference_logps"],
+            "dpo",
+            0.1,
+            False,
+            0.0,
+            0.0,
+            0.0,
+            "cpu",
+            True,
+            0.0,
+            True,
+            True,
+            False,
+        ),
+    )
+    torch.library.opcheck(
+        torch.ops.advgame.policy,
+        (
+            *common,
+            p["cu_seqlens"],
+            torch.ones(2),
+            None,
+            None,
+            None,
+            0.0,
+            2.0,
+            "sum",
+            0.0,
+            "cpu",
+            False,
+            0.0,
+            True,
+            True,
+            False,
+        ),
+    )
+
+
+@pytest.mark.parametrize("backend", ["eager", "cpu", "triton"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"targets": torch.tensor([0, 1, 2, 300])}, "targets"),
+        ({"targets": torch.tensor([0, -1, 2, 3])}, "targets"),
+        ({"cu_seqlens": torch.tensor([0, 5, 4], dtype=torch.int32)}, "cu_seqlens"),
+        ({"cu_seqlens": torch.tensor([0, 2, 3], dtype=torch.int32)}, "cu_seqlens"),
+        ({"filter_eps": -1.0}, "filter_eps"),
+        ({"filter_eps": 1.0}, "filter_eps"),
+        ({"filter_eps": "most"}, "filter_eps"),
+    ],
+)
+def test_backends_refuse_alike(backend, change, named):
+    with pytest.raises(ValueError, match=f"^{named}"):
+        linear_preference_loss(**problem([2, 2]) | change, backend=backend)
+
+
+def test_a_backend_that_cannot_run_says_why():
+    with pytest.raises(ValueError, match="backend='cpu' takes float32 and bfloat16"):
+        linear_preference_loss(**in_float64(problem([2, 2])), backend="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"advantages": torch.zeros(3)}, "advantages"),
+        ({"advantages": torch.zeros(2, dtype=torch.int64)}, "advantages"),
+        ({"sampling_logps": torch.zeros(2)}, "sampling_logps"),
+        ({"reference_logps": torch.zeros(3)}, "reference_logps"),
+        ({"valid": torch.ones(2)}, "valid"),
+        ({"normalization": "mean"}, "normalization"),
+        ({"beta": -1.0}, "beta"),
+        ({"importance_cap": 0.0}, "importance_cap"),
+        ({"cu_seqlens": torch.tensor([0, 2, 3], dtype=torch.int32)}, "cu_seqlens"),
+    ],
+)
+def test_policy_loss_names_bad_arguments(change, named):
+    p = problem([2, 2])
+    arguments = {key: p[key] for key in ("hidden", "weight", "targets", "cu_seqlens")} | {"advantages": torch.ones(2)}
+    with pytest.raises(ValueError, match=f"^{named}"):
+        linear_policy_loss(**arguments | change)
