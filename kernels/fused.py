@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from advgame.kernels.extension import BUILT
+
 AUTO_FILTER_EPS = 1.2e-3
 """filter_eps="auto": gradients to about 5e-3 (hidden) and 2e-3 (weight) of their norm, below bfloat16's rounding."""
 
@@ -159,8 +161,9 @@ class Workspace:
 
 
 def release_buffers() -> None:
-    """Gives the large buffers that are kept from call to call back to the system; the next call makes new ones."""
-    torch.ops.advgame.empty_pool()
+    """Gives the large buffers that the CPU backend keeps from call to call back to the system."""
+    if BUILT:
+        torch.ops.advgame.empty_pool()
 
 
 def run_chunks(

@@ -32,7 +32,7 @@ def linear_logprobs(
         filter_eps: relative error allowed in the gradient by the logits. 0 is exact to float32. "auto" is the library's
             choice, and there log-probs may be off by some 1e-5 too: float32 products are then made of three bfloat16
             ones where the processor is fast at those (csrc/factor.h). The eager backend is always exact.
-        backend: "eager" (plain PyTorch, the oracle), "cpu" (csrc/) or None, which picks by device.
+        backend: "eager" (plain PyTorch, the oracle), "cpu" (csrc/), "triton", or None, which picks by device.
 
     Returns:
         [T] float32 (float64 for float64 inputs), differentiable in hidden, weight and bias.
