@@ -65,7 +65,7 @@ class Report:
 def builds() -> Iterator[Build]:
     for dtype, (weight, probs) in POINTERS.items():
         size = 2 if dtype == "bf16" else 4
-        precision = {"PRECISION": "tf32x3" if dtype == "fp32" else "ieee"}
+        precision = {"PRECISION": launch.PRECISION[size]}
         group = {"GROUP_TOKENS": launch.GROUP_TOKENS}
         pointers = {
             "hidden": weight, "weight": weight, "bias": weight, "compact": weight, "probs": probs,

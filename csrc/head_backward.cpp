@@ -71,14 +71,13 @@ int first_kept_bin(const float* energy, int64_t size, double budget) {
 
 }  // namespace
 
-// Adds to grad_hidden [n, H], grad_weight [V, H] and grad_bias [V] (float32, each optional). Returns the share of
-// the n x V entries of dL that was kept.
+// Adds to grad_hidden [n, H], grad_weight [V, H] and grad_bias [V] (float32, each optional).
 //   coef: [n] dloss/dlogp. probs, tile_max, lse, mass: as head_forward left them. filter_eps 0 keeps everything.
-double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const at::Tensor& coef,
-                     const at::Tensor& logps, const at::Tensor& lse, const at::Tensor& target_slope, const at::Tensor& mass,
-                     const at::Tensor& tile_max, const at::Tensor& probs, double temperature, double filter_eps,
-                     int64_t group_size, const std::optional<at::Tensor>& grad_hidden,
-                     const std::optional<at::Tensor>& grad_weight, const std::optional<at::Tensor>& grad_bias) {
+void head_backward(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const at::Tensor& coef,
+                   const at::Tensor& logps, const at::Tensor& lse, const at::Tensor& target_slope, const at::Tensor& mass,
+                   const at::Tensor& tile_max, const at::Tensor& probs, double temperature, double filter_eps,
+                   int64_t group_size, const std::optional<at::Tensor>& grad_hidden,
+                   const std::optional<at::Tensor>& grad_weight, const std::optional<at::Tensor>& grad_bias) {
   const int64_t size = hidden.size(0), n = padded(size), vocab = weight.size(0), width = hidden.size(1);
   const auto options = hidden.options().dtype(at::kFloat);
   const bool exact = filter_eps == 0;
@@ -114,7 +113,7 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
     // ||dL||^2 = sum of c^2 p^2, but (1 - p)^2 = p^2 + 1 - 2p at the targets.
     const double norm = energy.sum(at::kDouble).item<double>() +
                         (c.narrow(0, 0, size) * target_slope).square().mul(1 - 2 * logps.exp()).sum(at::kDouble).item<double>();
-    if (norm == 0) return 0;
+    if (norm == 0) return;
     for (const Group& g : groups)  // targets are always kept
       for (int64_t t = g.begin; t < std::min(g.end, size); ++t) e[(&g - groups.data()) * vocab + target[t]] = INFINITY;
     const int lowest = first_kept_bin(e, wanted * vocab, filter_eps * filter_eps * norm);
@@ -130,12 +129,10 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
 
   const int threads = at::get_num_threads();
   at::Tensor kept = at::zeros({threads, n}, options);
-  double active = 0;
   for (Group& group : groups) {
     const int64_t span = group.end - group.begin, real = std::min(group.end, size) - group.begin;
     const int64_t columns = exact ? vocab : group.columns.size();
     const int64_t* column = group.columns.data();
-    active += double(columns) * real;
     at::Tensor partial = grad_hidden ? at::zeros({threads, span, width}, options) : at::Tensor();
     const float *s = scale.const_data_ptr<float>() + group.begin, *co = c.const_data_ptr<float>() + group.begin;
     const float* slope = target_slope.const_data_ptr<float>() + group.begin;
@@ -206,7 +203,6 @@ double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const a
           .sub_(dropped.narrow(0, g.begin, real).unsqueeze(1) * mean[&g - groups.data()]);
     }
   }
-  return active / (double(size) * vocab);
 }
 
 }  // namespace advgame

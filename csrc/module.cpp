@@ -14,11 +14,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forw
     const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias, const at::Tensor& targets,
     double softcap, double temperature, bool with_entropy, bool exact, const std::optional<at::Tensor>& probs);
 
-double head_backward(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const at::Tensor& coef,
-                     const at::Tensor& logps, const at::Tensor& lse, const at::Tensor& target_slope, const at::Tensor& mass,
-                     const at::Tensor& tile_max, const at::Tensor& probs, double temperature, double filter_eps,
-                     int64_t group_size, const std::optional<at::Tensor>& grad_hidden,
-                     const std::optional<at::Tensor>& grad_weight, const std::optional<at::Tensor>& grad_bias);
+void head_backward(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const at::Tensor& coef,
+                   const at::Tensor& logps, const at::Tensor& lse, const at::Tensor& target_slope, const at::Tensor& mass,
+                   const at::Tensor& tile_max, const at::Tensor& probs, double temperature, double filter_eps,
+                   int64_t group_size, const std::optional<at::Tensor>& grad_hidden,
+                   const std::optional<at::Tensor>& grad_weight, const std::optional<at::Tensor>& grad_bias);
 
 }  // namespace advgame
 
@@ -32,7 +32,7 @@ TORCH_LIBRARY(advgame, m) {
   m.def(
       "head_backward(Tensor hidden, Tensor weight, Tensor targets, Tensor coef, Tensor logps, Tensor lse, "
       "Tensor target_slope, Tensor mass, Tensor tile_max, Tensor probs, float temperature, float filter_eps, "
-      "int group_size, Tensor(a!)? grad_hidden, Tensor(b!)? grad_weight, Tensor(c!)? grad_bias) -> float");
+      "int group_size, Tensor(a!)? grad_hidden, Tensor(b!)? grad_weight, Tensor(c!)? grad_bias) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(advgame, CPU, m) {

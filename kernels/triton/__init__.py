@@ -165,7 +165,4 @@ def _padded(tokens: int) -> int:
 
 
 def _precision(hidden: Tensor) -> str:
-    """Products of float32 numbers are made of three of TensorFloat32's: exact to 2^-21."""
-    if launch.INTERPRETED:
-        return "interpreted"
-    return "tf32x3" if hidden.dtype == torch.float32 else "ieee"
+    return "interpreted" if launch.INTERPRETED else launch.PRECISION[hidden.element_size()]

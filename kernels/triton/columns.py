@@ -35,13 +35,12 @@ def energy_kernel(
     squares = tl.zeros([BLOCK_V], tl.float32)
     sums = tl.zeros([BLOCK_V], tl.float32)
     hits = tl.zeros([BLOCK_V], tl.int32)
-    for first in range(0, GROUP_TOKENS, BLOCK_T):
+    for first in range(0, min(GROUP_TOKENS, n - group * GROUP_TOKENS), BLOCK_T):
         tokens = group * GROUP_TOKENS + first + tl.arange(0, BLOCK_T)
         real = tokens < n
-        shift = tl.load(tile_max + tile * padded + tokens, mask=real, other=0.0) - tl.load(
-            lse + tokens, mask=real, other=0.0
-        )
-        scale = tl.exp(shift) * tl.abs(tl.load(coef + tokens, mask=real, other=0.0))
+        largest = tl.load(tile_max + tile * padded + tokens, mask=real, other=0.0)
+        scale = tl.exp(largest - tl.load(lse + tokens, mask=real, other=0.0))
+        scale *= tl.abs(tl.load(coef + tokens, mask=real, other=0.0))
         place = probs + rows.to(tl.int64)[:, None] * padded + tokens[None, :]
         p = tl.load(place, mask=(rows < vocab)[:, None] & real[None, :], other=0.0).to(tl.float32) * scale[None, :]
         squares += tl.sum(p * p, 1)

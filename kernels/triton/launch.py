@@ -12,6 +12,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 GROUP_TOKENS = 512
 """Tokens that share their set of active columns: fewer keep fewer columns, but add each to dW more often."""
 
+PRECISION = {2: "ieee", 4: "tf32x3"}
+"""By the size of an element. Products of float32 numbers are made of three of TensorFloat32's: exact to 2^-21."""
+
 # By the size of an element: float32 operands take twice the shared memory.
 FORWARD = {
     2: [
