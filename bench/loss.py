@@ -256,13 +256,15 @@ def draw(reports: list[dict], file: Path) -> None:
         axes = figure.add_subplot(1, len(reports), place)
         for row in report["results"]:
             x, y = row["extra_bytes"] / 2**20, row["step_seconds"]
-            axes.scatter(x, y, s=60)
-            axes.annotate(row["name"], (x, y), textcoords="offset points", xytext=(6, 5))
+            axes.scatter(x, y, s=60, label=row["name"])
         axes.axhline(2 * report["gemm_seconds"], linestyle="--", color="gray", label="the two forward GEMMs alone")
         axes.set(
-            title=report["input"], xlabel="extra peak memory, MiB", ylabel="policy and reference, s", ylim=(0, None)
+            title=report["input"],
+            xlabel="extra peak memory, MiB",
+            ylabel="policy and reference, s",
+            xlim=(0, None),
+            ylim=(0, None),
         )
-        axes.margins(x=0.2)
         axes.legend()
     figure.savefig(file, dpi=120)
 

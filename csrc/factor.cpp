@@ -20,25 +20,39 @@ __attribute__((always_inline)) inline uint32_t take_bfloat16(float& x) {
   return bits;
 }
 
-// The two parts of a row: n bfloat16 each, `stride` apart.
-ADVGAME_MULTIVERSION
-void split(const float* __restrict row, int64_t n, uint16_t* __restrict out, int64_t stride) {
+template <int kParts>
+__attribute__((always_inline)) inline void split_row(const float* __restrict row, int64_t n, uint16_t* __restrict out,
+                                                     int64_t stride) {
   for (int64_t i = 0; i < n; ++i) {
     float x = row[i];
-    out[i] = take_bfloat16(x);
-    out[stride + i] = take_bfloat16(x);
+    for (int part = 0; part < kParts; ++part) out[part * stride + i] = take_bfloat16(x);
   }
+}
+
+template <int kParts>
+__attribute__((always_inline)) inline void split_pair(const float* __restrict even, const float* __restrict odd, int64_t n,
+                                                      uint32_t* __restrict out, int64_t stride) {
+  for (int64_t i = 0; i < n; ++i) {
+    float x = even[i], y = odd[i];
+    for (int part = 0; part < kParts; ++part) {
+      const uint32_t bits = take_bfloat16(x);
+      out[part * stride + i] = bits | take_bfloat16(y) << 16;
+    }
+  }
+}
+
+// The parts of a row: n bfloat16 each, `stride` apart.
+ADVGAME_MULTIVERSION
+void split(const float* row, int64_t n, int64_t parts, uint16_t* out, int64_t stride) {
+  parts == 3 ? split_row<3>(row, n, out, stride) : split_row<2>(row, n, out, stride);
 }
 
 // The parts of two rows, interleaved: n pairs of bfloat16 each.
 ADVGAME_MULTIVERSION
-void split_interleaved(const float* __restrict even, const float* __restrict odd, int64_t n, int64_t parts,
-                       uint32_t* __restrict out, int64_t stride) {
-  for (int64_t i = 0; i < n; ++i) {
-    float x = even[i], y = odd[i];
-    out[i] = take_bfloat16(x) | take_bfloat16(y) << 16;
-    if (parts > 1) out[stride + i] = take_bfloat16(x) | take_bfloat16(y) << 16;
-  }
+void split_interleaved(const float* even, const float* odd, int64_t n, int64_t parts, uint32_t* out, int64_t stride) {
+  if (parts == 3) split_pair<3>(even, odd, n, out, stride);
+  if (parts == 2) split_pair<2>(even, odd, n, out, stride);
+  if (parts == 1) split_pair<1>(even, odd, n, out, stride);
 }
 
 // out [n, m] = in [m, n] transposed, by squares whose lines stay in cache.
@@ -55,21 +69,21 @@ T* data(const at::Tensor& tensor) {
   return static_cast<T*>(tensor.data_ptr());
 }
 
-// [2, M, K]: the parts of a float32 matrix, each contiguous.
-at::Tensor split_left(const at::Tensor& left) {
+// [parts, M, K]: the parts of a float32 matrix, each contiguous.
+at::Tensor split_left(const at::Tensor& left, int64_t parts) {
   const int64_t m = left.size(0), k = left.size(1);
-  const at::Tensor out = at::empty({2, m, k}, left.options().dtype(at::kBFloat16));
+  const at::Tensor out = at::empty({parts, m, k}, left.options().dtype(at::kBFloat16));
   const float* from = left.const_data_ptr<float>();
   if (left.stride(1) == 1) {
-    for (int64_t i = 0; i < m; ++i) split(from + i * left.stride(0), k, data<uint16_t>(out) + i * k, m * k);
+    for (int64_t i = 0; i < m; ++i) split(from + i * left.stride(0), k, parts, data<uint16_t>(out) + i * k, m * k);
     return out;
   }
   TORCH_INTERNAL_ASSERT(left.stride(0) == 1);
-  const at::Tensor columns = at::empty_like(out);  // [2, K / 2, M, 2]
+  const at::Tensor columns = at::empty_like(out);  // [parts, K / 2, M, 2]
   for (int64_t j = 0; j < k; j += 2)
-    split_interleaved(from + j * left.stride(1), from + (j + 1) * left.stride(1), m, 2,
+    split_interleaved(from + j * left.stride(1), from + (j + 1) * left.stride(1), m, parts,
                       data<uint32_t>(columns) + j / 2 * m, m * k / 2);
-  for (int64_t part = 0; part < 2; ++part)
+  for (int64_t part = 0; part < parts; ++part)
     transpose(data<uint32_t>(columns[part]), k / 2, m, data<uint32_t>(out[part]));
   return out;
 }
@@ -82,15 +96,15 @@ int64_t panel_width(int64_t n) {
 
 }  // namespace
 
-Factor::Factor(const at::Tensor& matrix, bool exact) : columns_(matrix.size(1)) {
+Factor::Factor(const at::Tensor& matrix, Precision precision) : columns_(matrix.size(1)), limit_(std::max<int64_t>(2, int64_t(precision))) {
   const int64_t k = matrix.size(0), n = columns_;
   const at::Tensor rows = matrix.to(at::kFloat);
   const bool whole = matrix.scalar_type() == at::kBFloat16;
-  if (!has_tiles() || (exact && !whole) || k % 2 || matrix.numel() == 0) {
+  if (!has_tiles() || (precision == Precision::kWhole && !whole) || k % 2 || matrix.numel() == 0) {
     matrix_ = rows;
     return;
   }
-  const int64_t parts = whole ? 1 : 2, panel = panel_width(n);
+  const int64_t parts = whole ? 1 : limit_, panel = panel_width(n);
   const at::Tensor ordered = rows.contiguous(), packed = at::empty({parts, k * n}, rows.options().dtype(at::kBFloat16));
   for (int64_t first = 0; first < n; first += panel) {
     const int64_t width = std::min(panel, n - first);
@@ -111,13 +125,13 @@ void Factor::multiply(const at::Tensor& left, at::Tensor out, bool add) const {
   const int64_t k = left.size(1), n = columns_, panel = panel_width(n);
   for (int64_t first = 0; first < left.size(0); first += kRows) {
     const at::Tensor rows = left.narrow(0, first, std::min(kRows, left.size(0) - first));
-    const at::Tensor lefts = rows.scalar_type() == at::kBFloat16 ? rows.unsqueeze(0) : split_left(rows);
+    const at::Tensor lefts = rows.scalar_type() == at::kBFloat16 ? rows.unsqueeze(0) : split_left(rows, limit_);
     for (int64_t column = 0; column < n; column += panel) {
       const int64_t width = std::min(panel, n - column), count = parts_.size();
       float* to = out.mutable_data_ptr<float>() + first * n + column;
       bool more = add;
       for (int64_t i = 0; i < lefts.size(0); ++i)
-        for (int64_t j = 0; j < std::min(count, 2 - i); ++j) {
+        for (int64_t j = 0; j < std::min(count, limit_ - i); ++j) {
           blas::brgemm(rows.size(0), width, k, k, width, n, more, data<at::BFloat16>(lefts) + i * lefts.stride(0),
                        data<at::BFloat16>(parts_[j]) + column * k, to);
           more = true;

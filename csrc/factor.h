@@ -5,23 +5,30 @@
 
 namespace advgame {
 
-// The right-hand factor [K, N] of many products.
+// What a float32 matrix is multiplied as, where the processor has AMX.
 //
-// Processors with AMX multiply bfloat16 tiles, into float32 sums, an order of magnitude faster than float32. There a
-// float32 matrix is taken as the sum of two bfloat16 ones, high + low, to 2^-17 of every number, and a product is
-// high high + high low + low high. A bfloat16 matrix is all high. If `exact`, float32 matrices are multiplied as they
-// are, and so they are on other processors.
+// AMX multiplies bfloat16 tiles, into float32 sums, an order of magnitude faster than float32. A float32 matrix is then
+// taken as the sum of bfloat16 ones, each nearest to what those before it leave, and a product is the sum of the
+// products of parts i and j with i + j < the number of parts.
+enum class Precision {
+  kWhole = 0,  // none: float32 as it is; beside a bfloat16 matrix, as kHigh
+  kHigh = 2,   // two parts, to 2^-17 of every number: three products
+  kFull = 3,   // three parts, to all of float32's 24 bits: six products
+};
+
+// The right-hand factor [K, N] of many products. A bfloat16 matrix is a single part; on processors without AMX all is
+// multiplied in float32.
 class Factor {
  public:
-  Factor(const at::Tensor& matrix, bool exact);  // [K, N], float32 or bfloat16, any strides
+  Factor(const at::Tensor& matrix, Precision precision);  // [K, N], float32 or bfloat16, any strides
 
   // out [M, N] (+)= left [M, K] matrix. left: float32, or contiguous bfloat16; out: contiguous float32.
   void multiply(const at::Tensor& left, at::Tensor out, bool add) const;
 
  private:
-  int64_t columns_;
+  int64_t columns_, limit_;
   at::Tensor matrix_;              // float32; undefined where parts are used
-  std::vector<at::Tensor> parts_;  // bfloat16, high and low: by panels of columns, pairs of rows interleaved
+  std::vector<at::Tensor> parts_;  // bfloat16: by panels of columns, pairs of rows interleaved
 };
 
 // Called by a thread when it has done its products.

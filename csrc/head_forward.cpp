@@ -96,7 +96,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forw
   const bool keep = probs.has_value(), capped = softcap > 0, more = with_entropy || capped;
   TORCH_CHECK_VALUE(!keep || (probs->numel() >= vocab * n && probs->is_contiguous()), "probs: too small");
 
-  const Factor x(padded_rows(hidden).t(), exact);
+  const Factor x(padded_rows(hidden).t(), exact ? Precision::kFull : Precision::kHigh);
   const at::Tensor w = weight.contiguous();
   const at::Tensor b = bias.has_value() ? bias->to(at::kFloat).contiguous() : at::Tensor();
   at::Tensor max = at::empty({count, n}, options), sum = at::empty({count, n}, options);
