@@ -4,7 +4,10 @@
     python bench/aot.py --targets 90 --json runs/bench/aot.json
 
 The table shows what the compiler made of each: registers, spills, shared memory, warps that fit on a multiprocessor,
-and which matrix instructions.
+and which matrix instructions; and for the GEMMs what a program reads and computes, and a floor for a whole pass over
+T = 8,192 tokens at H = 4,096 and V = 131,072: the longest of its FLOPs at the matrix units' peak, what its programs
+read at the bandwidth of L2, and what must cross the memory bus. "GEMM" is the FLOPs alone at that peak, which no
+library's GEMM beats (cuBLAS reaches about 70% of it).
 """
 
 import argparse
@@ -25,10 +28,32 @@ from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from advgame.kernels.triton import LEVELS, TILE, backward, columns, forward, launch
+from advgame.kernels.triton import CHUNK_TOKENS, LEVELS, TILE, backward, columns, forward, launch
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """That a program may use: A100, H100, B200."""
+TOKENS, WIDTH, VOCAB = 8192, 4096, 131072
+KEPT = 0.15
+"""Share of the vocabulary's columns that a group of 512 tokens keeps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """Peaks of dense products and of bandwidth, from the vendor's data sheets; L2 from published measurements."""
+
+    name: str
+    bf16_flops: float
+    tf32_flops: float
+    memory_bytes: float
+    l2_bytes: float
+
+
+CARDS = {
+    80: Card("A100", 312e12, 156e12, 2.0e12, 4.5e12),
+    90: Card("H100", 989e12, 494e12, 3.35e12, 5.5e12),
+    100: Card("B200", 2250e12, 1125e12, 8.0e12, 10e12),
+}
+"""By compute capability times ten."""
 POINTERS = {"bf16": ("*bf16", "*fp16"), "fp32": ("*fp32", "*fp32")}
 """Dtypes of weights and of kept probabilities."""
 
@@ -60,6 +85,63 @@ class Report:
     gemm: bool
     matrix: str
     """Matrix instructions, and how many."""
+    work: "Work | None"
+    milliseconds: float | None
+    """Floor of a whole pass."""
+    gemm_milliseconds: float | None
+    """Floor of a bare GEMM of as many FLOPs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Of a GEMM kernel, over the whole pass that the table is about."""
+
+    programs: float
+    flops: float
+    """A program's."""
+    read_bytes: float
+    """By a program, through L2."""
+    bus_bytes: float
+    """Of the pass, at the least: every input once a chunk, every output once."""
+
+
+def work_of(build: Build) -> Work:
+    size = 4 if "fp32" in build.name else 2
+    block = {key.removeprefix("BLOCK_"): value for key, value in build.constants.items() if key.startswith("BLOCK_")}
+    chunks = TOKENS / CHUNK_TOKENS
+    if build.kernel == "forward_kernel":
+        stored = 0 if build.constants.get("probs", ...) is None else TOKENS * VOCAB * size
+        return Work(
+            programs=VOCAB / TILE * TOKENS / block["T"],
+            flops=2 * TILE * block["T"] * WIDTH,
+            read_bytes=(TILE + block["T"]) * WIDTH * size,
+            bus_bytes=chunks * VOCAB * WIDTH * size + TOKENS * WIDTH * size + stored,
+        )
+    groups = TOKENS / launch.GROUP_TOKENS
+    kept = KEPT * VOCAB
+    gathered = groups * kept * launch.GROUP_TOKENS * size
+    if build.kernel == "hidden_kernel":
+        return Work(
+            programs=TOKENS / block["T"] * WIDTH / block["H"],
+            flops=2 * block["T"] * block["H"] * kept,
+            read_bytes=(block["T"] + block["H"]) * kept * size,
+            bus_bytes=gathered + groups * kept * WIDTH * size + TOKENS * WIDTH * 4,
+        )
+    rows = launch.COUNT["BLOCK"] * KEPT
+    return Work(
+        programs=chunks * VOCAB / launch.COUNT["BLOCK"] * WIDTH / block["H"],
+        flops=2 * rows * block["H"] * CHUNK_TOKENS,
+        read_bytes=(rows + -(-rows // block["V"]) * block["H"]) * CHUNK_TOKENS * size,
+        bus_bytes=gathered + chunks * TOKENS / chunks * WIDTH * size + 2 * groups * kept * WIDTH * 4,
+    )
+
+
+def floor(work: Work, card: Card, fp32: bool) -> tuple[float, float]:
+    """Milliseconds of the pass, and of a bare GEMM of its FLOPs."""
+    rate = card.tf32_flops / 3 if fp32 else card.bf16_flops
+    compute = work.programs * work.flops / rate
+    through_l2 = work.programs * work.read_bytes / card.l2_bytes
+    return 1e3 * max(compute, through_l2, work.bus_bytes / card.memory_bytes), 1e3 * compute
 
 
 def builds() -> Iterator[Build]:
@@ -69,6 +151,7 @@ def builds() -> Iterator[Build]:
         group = {"GROUP_TOKENS": launch.GROUP_TOKENS}
         pointers = {
             "hidden": weight, "weight": weight, "bias": weight, "compact": weight, "probs": probs,
+            "grad_weight": weight, "weight_rest": weight,
             "targets": "*i64", "columns": "*i32", "counts": "*i32", "ends": "*i32",
         }  # fmt: skip
         bare = {"bias": None, "tile_weighted": None, "tile_mass": None}
@@ -81,10 +164,16 @@ def builds() -> Iterator[Build]:
         yield _build("energy", columns, "energy_kernel", dtype, pointers, launch.ENERGY, {}, tiles)
         yield _build("gather", backward, "gather_kernel", dtype, pointers, launch.GATHER, {}, tiles)
         yield _build("hidden", backward, "hidden_kernel", dtype, pointers, launch.HIDDEN[size], {}, precision, group)
-        for name, absent in (("weight", {"grad_bias": None}), ("weight + bias", {}), ("bias", {"grad_weight": None})):
+        rest = {"weight_rest": None} if dtype == "fp32" else {}
+        for name, absent in (
+            ("weight", {"grad_bias": None} | rest),
+            ("weight + bias", rest),
+            ("bias", {"grad_weight": None, "weight_rest": None}),
+        ):
             yield _build(
                 name, backward, "weight_kernel", dtype, pointers, launch.WEIGHT[size], absent, precision, group
             )
+        yield _build("scale", backward, "scale_kernel", dtype, {"gradient": weight}, launch.SCALE, {})
     yield _build("combine", forward, "combine_kernel", "fp32", {}, launch.COMBINE, {})
     yield _build("below", columns, "below_kernel", "fp32", {}, launch.BELOW, {}, {"LEVELS": LEVELS})
     whole = {"counts": "*i32", "ends": "*i32", "columns": "*i32"}
@@ -133,6 +222,7 @@ def compile_one(build: Build, target: int) -> Report:
         usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
         sass = _tool("nvdisasm", "-c", file.name)
     numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", usage)}
+    work = work_of(build) if build.gemm else None
     matrix = re.findall(r"\b(HMMA|HGMMA|UTC[A-Z]*MMA|QGMMA)\b", sass)
     shared, warps = compiled.metadata.shared, build.options["num_warps"]
     programs = min(
@@ -148,6 +238,8 @@ def compile_one(build: Build, target: int) -> Report:
         programs * warps,
         build.gemm,
         f"{len(matrix)} {matrix[0]}" if matrix else "",
+        work,
+        *(floor(work, CARDS[target], "fp32" in build.name) if work else (None, None)),
     )
 
 
@@ -186,13 +278,19 @@ def problems(report: Report) -> Iterator[str]:
 
 def print_table(reports: list[Report]) -> None:
     table = Table(title=f"triton {triton.__version__}", title_justify="left", title_style="bold")
-    for column in ("kernel", "sm", "registers", "spilled", "shared KiB", "warps of 64", "matrix instructions"):
+    for column in ("kernel", "card", "registers", "spilled", "shared KiB", "warps of 64", "matrix instructions"):
         table.add_column(column, justify="left" if column == "kernel" else "right")
+    for column in ("MFLOP", "KiB read", "FLOP/B", "floor ms", "GEMM ms"):
+        table.add_column(column, justify="right")
     for r in reports:
         spilled = f"[red]{r.spilled}" if r.spilled else "0"
-        shared = f"{r.shared / 1024:.0f}"
-        table.add_row(r.name, str(r.target), str(r.registers), spilled, shared, str(r.resident_warps), r.matrix)
-    Console(width=140).print(table)
+        row = [r.name, CARDS[r.target].name, str(r.registers), spilled, f"{r.shared / 1024:.0f}", str(r.resident_warps)]
+        row.append(r.matrix)
+        if r.work:
+            row += [f"{r.work.flops / 1e6:.0f}", f"{r.work.read_bytes / 1024:.0f}"]
+            row += [f"{r.work.flops / r.work.read_bytes:.0f}", f"{r.milliseconds:.1f}", f"{r.gemm_milliseconds:.1f}"]
+        table.add_row(*row)
+    Console(width=180).print(table)
 
 
 if __name__ == "__main__":

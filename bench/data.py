@@ -6,12 +6,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from advgame.trainer.config import SamplingConfig
-from advgame.trainer.models import cache_folder, head, load_policy
-from advgame.trainer.prompts import chat_ids
-from advgame.trainer.sampler import Prompt, sample
-from advgame.trainer.seeds import deal, read_seeds
-
 SEQUENCES = 30
 
 
@@ -30,6 +24,8 @@ class LossInputs:
 
 def real_inputs() -> LossInputs:
     """30 responses of unequal length to the shipped seeds, sampled at temperature 0.6 and top-p 0.9."""
+    from advgame.trainer.models import cache_folder  # synthetic inputs do without the trainer's dependencies
+
     file = cache_folder() / "bench-hidden.safetensors"
     if not file.exists():
         save_file(_sample_hidden(), file)
@@ -37,13 +33,14 @@ def real_inputs() -> LossInputs:
     return _with_reference("SmolLM2-135M", tensors["hidden"], tensors["weight"], tensors["targets"], tensors["lengths"])
 
 
-def synthetic_inputs(tokens: int, hidden: int, vocab: int) -> LossInputs:
+def synthetic_inputs(tokens: int, hidden: int, vocab: int, device: str = "cpu") -> LossInputs:
     """Tokens of every certainty: a hidden state leans to its target's embedding, by a strength drawn per token."""
+    on_device = {"generator": torch.Generator(device).manual_seed(0), "device": device}
+    weight = torch.randn(vocab, hidden, **on_device) / hidden**0.5
+    targets = torch.randint(vocab, (tokens,), **on_device)
+    strength = 5 + 20 * torch.rand(tokens, 1, **on_device)
+    states = strength * weight[targets] + 4 * torch.randn(tokens, hidden, **on_device)
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(vocab, hidden, generator=generator) / hidden**0.5
-    targets = torch.randint(vocab, (tokens,), generator=generator)
-    strength = 5 + 20 * torch.rand(tokens, 1, generator=generator)
-    states = strength * weight[targets] + 4 * torch.randn(tokens, hidden, generator=generator)
     shares = 0.3 + torch.rand(SEQUENCES, generator=generator)
     bounds = (shares.cumsum(0) / shares.sum() * tokens).round().long()
     lengths = bounds.diff(prepend=torch.zeros(1, dtype=torch.long))
@@ -60,6 +57,12 @@ def mean_entropy(inputs: LossInputs) -> float:
 
 
 def _sample_hidden() -> dict[str, Tensor]:
+    from advgame.trainer.config import SamplingConfig
+    from advgame.trainer.models import head, load_policy
+    from advgame.trainer.prompts import chat_ids
+    from advgame.trainer.sampler import Prompt, sample
+    from advgame.trainer.seeds import deal, read_seeds
+
     policy = load_policy("smollm2-135m")
     seeds = deal(read_seeds(["harmful.jsonl", "benign.jsonl"]), 0, SEQUENCES, seed=0)
     prompts = [Prompt(chat_ids(policy.tokenizer, s.prompt), ("bench", i)) for i, s in enumerate(seeds)]
@@ -83,14 +86,14 @@ def _sample_hidden() -> dict[str, Tensor]:
 
 def _with_reference(name: str, hidden: Tensor, weight: Tensor, targets: Tensor, lengths: Tensor) -> LossInputs:
     """The reference is the policy moved a little, so that the pairs' margins spread around zero."""
-    generator = torch.Generator().manual_seed(1)
-    noise = torch.randn(hidden.shape, generator=generator) * hidden.std() * 0.1
+    generator = torch.Generator(hidden.device).manual_seed(1)
+    noise = torch.randn(hidden.shape, generator=generator, device=hidden.device) * hidden.std() * 0.1
     return LossInputs(
         name,
         hidden,
         weight,
         targets,
-        torch.cat([torch.zeros(1), lengths.cumsum(0)]).int(),
+        torch.cat([torch.zeros(1), lengths.cumsum(0)]).int().to(hidden.device),
         hidden + noise,
         weight.clone(),
     )

@@ -2,10 +2,12 @@
 
     python bench/loss.py                          real hidden states and a large vocabulary, float32
     python bench/loss.py --shape 2000,896,152064 --peers eager,liger --repeat 9 --dtype bfloat16
+    python bench/loss.py --shape 8192,4096,128256 --dtype bfloat16 --device cuda
     python bench/loss.py --scaling                time against tokens and against the vocabulary
 
 Every contender makes a DPO loss of the same pairs, and its gradients by hidden states and LM head. "step" has the
 reference's forward pass in it, "policy" has not. The floor is the time of the bare forward GEMMs, in the same run.
+Who runs out of memory is listed as such.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from data import LossInputs, mean_entropy, real_inputs, synthetic_inputs
-from measure import alternate, peak_memory
+from measure import alternate, copy_bandwidth, peak_memory
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -35,7 +37,7 @@ Logprobs = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Result:
     name: str
     step_seconds: float
-    policy_seconds: float
+    policy_seconds: float | None
     extra_bytes: int
     """At the peak, above the inputs and the two gradients."""
     loss_error: float
@@ -135,6 +137,8 @@ def contenders(peers: list[str]) -> dict[str, Callable]:
         try:
             if name == "cce":
                 import cut_cross_entropy  # noqa: F401
+            if name == "torch-lce":
+                from torch.nn.functional import linear_cross_entropy  # noqa: F401
             chosen[name] = makers[name]()
         except ImportError as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
@@ -189,7 +193,11 @@ def bench(inputs: LossInputs, peers: list[str], repeat: int) -> dict:
     errors, memory = {}, {}
     for name, run in runs.items():
         console.print(f"  {name}", style="dim")
-        actual = gradients(run, inputs, None)  # warms up, compiles
+        try:
+            actual = gradients(run, inputs, None)  # warms up, compiles
+        except torch.OutOfMemoryError:
+            console.print("  runs out of memory")
+            continue
         errors[name] = (
             abs(actual[0] - loss) / abs(loss),
             relative(actual[1], d_hidden),
@@ -203,8 +211,8 @@ def bench(inputs: LossInputs, peers: list[str], repeat: int) -> dict:
             timed[f"{name}/policy"] = lambda run=run: gradients(run, inputs, reference_logps)
     seconds = alternate(timed, repeat)
     results = [
-        Result(name, seconds[f"{name}/step"], seconds.get(f"{name}/policy", float("nan")), memory[name], *errors[name])
-        for name in runs
+        Result(name, seconds[f"{name}/step"], seconds.get(f"{name}/policy"), memory[name], *errors[name])
+        for name in errors
     ]
     return {
         "input": inputs.name,
@@ -215,7 +223,9 @@ def bench(inputs: LossInputs, peers: list[str], repeat: int) -> dict:
         "entropy": mean_entropy(inputs),
         "gemm_seconds": seconds["gemm"],
         "gemm_tflops": 2 * tokens * vocab * inputs.hidden.size(1) / seconds["gemm"] / 1e12,
-        "threads": torch.get_num_threads(),
+        "copy_bytes_per_second": copy_bandwidth(inputs.hidden.device.type, repeat),
+        "device": torch.cuda.get_device_name() if inputs.hidden.is_cuda else f"CPU, {torch.get_num_threads()} threads",
+        "out_of_memory": [name for name in runs if name not in errors],
         "torch": torch.__version__,
         "results": [dataclasses.asdict(result) for result in results],
     }
@@ -227,7 +237,8 @@ def print_table(report: dict) -> None:
     floor = 2 * report["gemm_seconds"]
     title = (
         f"{report['input']}  T={report['tokens']:,} H={report['hidden']} V={report['vocab']:,}  {report['dtype']}  "
-        f"entropy {report['entropy']:.2f}  GEMM {report['gemm_seconds']:.3f} s ({report['gemm_tflops']:.2f} TFLOP/s)"
+        f"entropy {report['entropy']:.2f}  GEMM {readable(report['gemm_seconds'])} s "
+        f"({report['gemm_tflops']:.2f} TFLOP/s)  copy {report['copy_bytes_per_second'] / 1e9:.0f} GB/s"
     )
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
@@ -236,15 +247,21 @@ def print_table(report: dict) -> None:
     for row in rows:
         table.add_row(
             row["name"],
-            f"{row['step_seconds']:.3f}",
+            readable(row["step_seconds"]),
             f"{eager['step_seconds'] / row['step_seconds']:.2f}" if eager else "",
             f"{row['step_seconds'] / floor:.2f}",
-            f"{row['policy_seconds']:.3f}",
-            f"{row['policy_seconds'] / report['gemm_seconds']:.2f}",
+            readable(row["policy_seconds"]) if row["policy_seconds"] else "",
+            f"{row['policy_seconds'] / report['gemm_seconds']:.2f}" if row["policy_seconds"] else "",
             f"{row['extra_bytes'] / 2**20:.0f}",
             *(f"{row[key]:.1e}" for key in ("loss_error", "hidden_error", "weight_error")),
         )
-    Console(width=140).print(table)
+    for name in report["out_of_memory"]:
+        table.add_row(name, "out of memory")
+    Console(width=150).print(table)
+
+
+def readable(seconds: float) -> str:
+    return f"{seconds:.3f}" if seconds > 0.1 else f"{seconds:.5f}"
 
 
 def draw(reports: list[dict], file: Path) -> None:
@@ -299,6 +316,7 @@ def main() -> None:
     parser.add_argument("--shape", default="real,large", help="real, large, both, or T,H,V")
     parser.add_argument("--peers", default="eager,compile,liger,cce,torch-lce", help="whom to compare with")
     parser.add_argument("--repeat", type=int, default=5, help="timed runs of each")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--json", type=Path, default=Path("runs/bench/loss.json"), help="results; the plot goes beside")
     parser.add_argument("--scaling", action="store_true", help="time against tokens and vocabulary instead")
@@ -307,24 +325,28 @@ def main() -> None:
     if options.scaling:
         reports = scaling(options.repeat, options.json.with_suffix(".png"))
     else:
-        makers = {"real": real_inputs, "large": lambda: synthetic_inputs(2000, 896, 152064)}
+        device = options.device
+        makers = {"real": real_inputs, "large": lambda: synthetic_inputs(2000, 896, 152064, device)}
         names = options.shape.split(",")
         if set(names) <= set(makers):
             shapes = [makers[name] for name in names]
         else:
-            shapes = [lambda: synthetic_inputs(*map(int, names))]
+            shapes = [lambda: synthetic_inputs(*map(int, names), device)]
         reports = []
         for make in shapes:
-            reports.append(bench(cast(make(), getattr(torch, options.dtype)), options.peers.split(","), options.repeat))
+            inputs = place(make(), device, getattr(torch, options.dtype))
+            reports.append(bench(inputs, options.peers.split(","), options.repeat))
             print_table(reports[-1])
         draw(reports, options.json.with_suffix(".png"))
     options.json.write_text(json.dumps(reports, indent=1))
     print(f"{options.json} {options.json.with_suffix('.png')}")
 
 
-def cast(inputs: LossInputs, dtype: torch.dtype) -> LossInputs:
-    names = ("hidden", "weight", "reference_hidden", "reference_weight")
-    return dataclasses.replace(inputs, **{name: getattr(inputs, name).to(dtype) for name in names})
+def place(inputs: LossInputs, device: str, dtype: torch.dtype) -> LossInputs:
+    def moved(value: Tensor) -> Tensor:
+        return value.to(device, dtype if value.is_floating_point() else value.dtype)
+
+    return dataclasses.replace(inputs, **{k: moved(v) for k, v in vars(inputs).items() if isinstance(v, Tensor)})
 
 
 if __name__ == "__main__":

@@ -31,6 +31,13 @@ def alternate(contenders: dict[str, Callable[[], object]], repeat: int) -> dict[
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def copy_bandwidth(device: str, repeat: int) -> float:
+    """Bytes a second read and written by a copy of half a GiB: what passes over memory cannot beat."""
+    source = torch.empty(2**29, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / alternate({"copy": lambda: target.copy_(source)}, repeat)["copy"]
+
+
 def peak_memory(run: Callable[[], object]) -> int:
     """Bytes at the peak of `run` above what was held before it."""
     gc.collect()

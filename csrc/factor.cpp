@@ -130,10 +130,10 @@ void Factor::multiply(const at::Tensor& left, at::Tensor out, bool add) const {
       const int64_t width = std::min(panel, n - column), count = parts_.size();
       float* to = out.mutable_data_ptr<float>() + first * n + column;
       bool more = add;
-      for (int64_t i = 0; i < lefts.size(0); ++i)
-        for (int64_t j = 0; j < std::min(count, limit_ - i); ++j) {
+      for (int64_t order = limit_ - 1; order >= 0; --order)  // small terms first: they round on their own scale
+        for (int64_t i = std::max<int64_t>(0, order - count + 1); i <= std::min(order, lefts.size(0) - 1); ++i) {
           blas::brgemm(rows.size(0), width, k, k, width, n, more, data<at::BFloat16>(lefts) + i * lefts.stride(0),
-                       data<at::BFloat16>(parts_[j]) + column * k, to);
+                       data<at::BFloat16>(parts_[order - i]) + column * k, to);
           more = true;
         }
     }

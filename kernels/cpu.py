@@ -13,8 +13,13 @@ GROUP_TOKENS = 128
 """Tokens that share their set of active columns: see csrc/head_backward.cpp."""
 
 
-def zeros(shape: list[int], device: torch.device) -> Tensor:
-    return torch.ops.advgame.pooled(shape, True)
+def weight_sums(weight: Tensor) -> tuple[Tensor, None]:
+    return torch.ops.advgame.pooled(weight.shape, True), None
+
+
+def scale(gradient: Tensor, factor: Tensor) -> None:
+    if factor.item() != 1:
+        gradient.mul_(factor)
 
 
 def probs_buffer(tokens: int, weight: Tensor) -> Tensor:

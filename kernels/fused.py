@@ -2,11 +2,11 @@
 
 A chunk's logits are made once. From them come its tokens' log-probs, from those the loss's slope by each log-prob,
 and from that the chunk's part of the gradients, before the buffer is used for the next chunk. A backend is a module,
-cpu.py or triton/, with what differs: CHUNK_TOKENS, zeros, probs_buffer, head_forward and head_backward.
+cpu.py or triton/, with what differs: CHUNK_TOKENS, weight_sums, probs_buffer, head_forward, head_backward and scale.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
@@ -48,20 +48,28 @@ class Statistics(NamedTuple):
 
 @dataclass(frozen=True)
 class Gradients:
-    """Where gradients are added up, in float32; None where one is not wanted."""
+    """Where gradients are added up; None where one is not wanted."""
 
     hidden: Tensor | None
+    """[T, H] of hidden's dtype: a token's gradient is made at once. In head_backward [n, H] float32, a chunk's."""
     weight: Tensor | None
+    """[V, H] float32, or half precision with the rest beside it."""
+    weight_rest: Tensor | None
+    """[V, H] what half precision cannot hold of `weight`: the sum of both loses no more than float32's does."""
     bias: Tensor | None
+    """[V] float32."""
 
     @staticmethod
     def zeros(
         backend: str, hidden: Tensor, head: Head, want_hidden: bool, want_weight: bool, want_bias: bool
     ) -> "Gradients":
-        def zeros(like: Tensor | None, wanted: bool) -> Tensor | None:
-            return primitives(backend).zeros(like.shape, like.device) if wanted else None
-
-        return Gradients(zeros(hidden, want_hidden), zeros(head.weight, want_weight), zeros(head.bias, want_bias))
+        weight, rest = primitives(backend).weight_sums(head.weight) if want_weight else (None, None)
+        return Gradients(
+            hidden=hidden.new_zeros(hidden.shape) if want_hidden else None,
+            weight=weight,
+            weight_rest=rest,
+            bias=head.bias.new_zeros(head.bias.shape, dtype=torch.float32) if want_bias else None,
+        )
 
     @staticmethod
     def empty(
@@ -147,6 +155,9 @@ class Workspace:
             logits = stats.logps + stats.lse
             slope = 1 - (logits * self.head.temperature / self.head.logit_softcap).square()
         rows = None if gradients.hidden is None else gradients.hidden[begin:end]
+        in_float32 = rows
+        if rows is not None and rows.dtype != torch.float32:
+            in_float32 = rows.new_zeros(rows.shape, dtype=torch.float32)
         self.primitives.head_backward(
             self.hidden[begin:end],
             self.head,
@@ -156,8 +167,10 @@ class Workspace:
             stats,
             self.probs,
             self.filter_eps,
-            Gradients(rows, gradients.weight, gradients.bias),
+            replace(gradients, hidden=in_float32),
         )
+        if in_float32 is not rows:
+            rows.copy_(in_float32)
 
 
 def release_buffers() -> None:
@@ -211,22 +224,38 @@ def resolve_filter_eps(filter_eps: float | str) -> float:
 
 def register_gradients(op, first: int) -> None:
     """Autograd for an op that returns its loss at place 0 and the loss's gradients by (hidden, weight, bias), its
-    first three inputs, from place `first` on; its last three inputs say which of those are wanted."""
+    first three inputs, from place `first` on; its last six inputs are the backend, two options, and which of those
+    are wanted.
+
+    The gradients are handed out once, scaled where they stand: another one of the weight's size would cost more than
+    all that the loss needs. Whoever goes backwards again has them made again.
+    """
 
     def setup_context(ctx, inputs, output) -> None:
-        ctx.wanted, ctx.rest = inputs[-3:], [None] * (len(inputs) - 3)
-        ctx.save_for_backward(*output[first:])
+        ctx.gradients = output[first:]
+        ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
+        ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in inputs))
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # else zeros would be made for every output, gradients included
 
     def backward(ctx, grad_loss, *_):
-        # A loss that is differentiated by itself needs no scaling, and so no second gradient of the weight's size.
-        real = type(grad_loss) is Tensor and grad_loss.device.type == "cpu"  # not one that is being traced
-        unscaled = real and grad_loss.item() == 1
-        gradients = [
-            (gradient if unscaled else gradient * grad_loss.to(gradient)) if wanted else None
-            for gradient, wanted in zip(ctx.saved_tensors, ctx.wanted, strict=True)
-        ]
-        return *gradients, *ctx.rest
+        *_, backend, _, _, want_hidden, want_weight, want_bias = ctx.others
+        traced = type(grad_loss) is not Tensor
+        gradients = ctx.gradients
+        if not traced:
+            ctx.gradients = None
+        if gradients is None:
+            inputs = [o if t is None else t for t, o in zip(ctx.saved_tensors, ctx.others, strict=True)]
+            with torch.no_grad():
+                gradients = op(*inputs)[first:]
+        wanted = zip(gradients, (want_hidden, want_weight, want_bias), strict=True)
+        gradients = [gradient if want else None for gradient, want in wanted]
+        if traced:
+            gradients = [g if g is None else g * grad_loss.to(g) for g in gradients]
+        else:
+            for gradient in gradients:
+                if gradient is not None:
+                    primitives(backend).scale(gradient, grad_loss)
+        return *gradients, *([None] * (len(ctx.others) - 3))
 
     op.register_autograd(backward, setup_context=setup_context)

@@ -70,7 +70,7 @@ def _logprobs(
         backend, hidden, Head(weight, bias, logit_softcap, temperature), targets, filter_eps, with_entropy
     )
     whole = [(0, hidden.size(0))]
-    return run_chunks(workspace, whole, lambda index, logps: logps, Gradients(None, None, None))
+    return run_chunks(workspace, whole, lambda index, logps: logps, Gradients(None, None, None, None))
 
 
 @_logprobs.register_fake

@@ -10,8 +10,19 @@ def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def problem(lengths, hidden=16, vocab=300, dtype=torch.float32, scale=1.0, seed=0) -> dict:
-    """Arguments of linear_preference_loss for random sequences of these lengths."""
-    generator = torch.Generator().manual_seed(seed)
+    """Arguments of linear_preference_loss for random sequences of these lengths, the same on every device."""
+    device = torch.get_default_device()
+    with torch.device("cpu"):
+        arguments = _problem(lengths, hidden, vocab, dtype, scale, torch.Generator().manual_seed(seed))
+    return {name: value.to(device) for name, value in arguments.items()}
+
+
+def device_of(backend: str) -> torch.device:
+    """Where a backend is tested: Triton on a GPU, or by the interpreter where there is none."""
+    return torch.device("cuda" if backend == "triton" and torch.cuda.is_available() else "cpu")
+
+
+def _problem(lengths, hidden, vocab, dtype, scale, generator) -> dict:
     tokens = sum(lengths)
     return {
         "hidden": (scale * torch.randn(tokens, hidden, generator=generator)).to(dtype),

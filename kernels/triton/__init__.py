@@ -6,19 +6,28 @@ from torch import Tensor
 
 from advgame.kernels.fused import Gradients, Head, Statistics
 from advgame.kernels.triton import launch
-from advgame.kernels.triton.backward import gather_kernel, hidden_kernel, weight_kernel
+from advgame.kernels.triton.backward import gather_kernel, hidden_kernel, scale_kernel, weight_kernel
 from advgame.kernels.triton.columns import LEVELS, below_kernel, compact_kernel, count_kernel, energy_kernel
 from advgame.kernels.triton.forward import TILE, combine_kernel
 
-CHUNK_TOKENS = 2048
+CHUNK_TOKENS = 1536
 """Tokens whose probabilities are held at a time."""
-ROUNDS = 4
+ROUNDS = 8
 """A chunk's gathered dL holds 1 / ROUNDS of the vocabulary. More columns than that take further rounds, which are
 always launched and end at once when there is nothing left for them: the host never needs to know."""
 
 
-def zeros(shape: list[int], device: torch.device) -> Tensor:
-    return torch.zeros(shape, device=device)
+def weight_sums(weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    half = weight.element_size() == 2
+    return weight.new_zeros(weight.shape), weight.new_zeros(weight.shape) if half else None
+
+
+def scale(gradient: Tensor, factor: Tensor) -> None:
+    if gradient.numel() == 0:
+        return
+    scale_kernel[(triton.cdiv(gradient.numel(), launch.SCALE["BLOCK"]),)](
+        gradient, factor, gradient.numel(), **launch.SCALE
+    )
 
 
 def probs_buffer(tokens: int, weight: Tensor) -> Tensor:
@@ -120,7 +129,7 @@ def head_backward(
             config = launch.WEIGHT[size]
             slices = triton.cdiv(width, config["BLOCK_H"]) if gradients.weight is not None else 1
             weight_kernel[(slices, blocks)](
-                compact, hidden, columns, ends, gradients.weight, gradients.bias,
+                compact, hidden, columns, ends, gradients.weight, gradients.weight_rest, gradients.bias,
                 first, capacity, n, vocab, width, groups, **options, **config,
             )  # fmt: skip
     if tail is not None and gradients.hidden is not None:

@@ -101,7 +101,8 @@ def weight_kernel(
     hidden,  # [n, H]
     columns,  # [groups, V]
     ends,  # [groups, blocks] kept columns up to and with each block of the vocabulary
-    grad_weight,  # [V, H] float32, added to; or None
+    grad_weight,  # [V, H], added to; or None
+    weight_rest,  # [V, H] what grad_weight's half precision cannot hold; None for float32
     grad_bias,  # [V] float32, added to; or None
     first,
     capacity,
@@ -142,9 +143,31 @@ def weight_kernel(
             if grad_weight is not None:
                 to = grad_weight + column.to(tl.int64)[:, None] * width + out[None, :]
                 mask = real_column[:, None] & (out < width)[None, :]
-                tl.store(to, tl.load(to, mask=mask, other=0.0) + total, mask=mask)
+                total += tl.load(to, mask=mask, other=0.0).to(tl.float32)
+                rounded = total
+                if weight_rest is not None:
+                    to_rest = weight_rest + column.to(tl.int64)[:, None] * width + out[None, :]
+                    total += tl.load(to_rest, mask=mask, other=0.0).to(tl.float32)
+                    rounded = total.to(grad_weight.dtype.element_ty)
+                    tl.store(to_rest, (total - rounded.to(tl.float32)).to(weight_rest.dtype.element_ty), mask=mask)
+                tl.store(to, rounded, mask=mask)
             if grad_bias is not None:  # noqa: SIM102, the outer one is decided at compile time
                 if tl.program_id(0) == 0:
                     to_bias = grad_bias + column
                     tl.store(to_bias, tl.load(to_bias, mask=real_column, other=0.0) + sums, mask=real_column)
         tl.debug_barrier()  # the next group may add to the same rows from other threads
+
+
+@triton.jit
+def scale_kernel(
+    gradient,  # [size], multiplied
+    factor,  # scalar float32
+    size,
+    BLOCK: tl.constexpr,
+):
+    """A loss that is differentiated by itself has a factor of 1, and nothing to be done."""
+    by = tl.load(factor).to(tl.float32)
+    if by != 1:
+        places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        scaled = tl.load(gradient + places, mask=places < size, other=0.0).to(tl.float32) * by
+        tl.store(gradient + places, scaled.to(gradient.dtype.element_ty), mask=places < size)

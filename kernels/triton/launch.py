@@ -40,6 +40,7 @@ ENERGY = {"BLOCK_V": 64, "BLOCK_T": 64, "num_warps": 4}
 BELOW = {"BLOCK": 4096, "num_warps": 8}
 COUNT = {"BLOCK": 1024, "num_warps": 4}
 GATHER = {"BLOCK_V": 64, "BLOCK_T": 64, "num_warps": 4}
+SCALE = {"BLOCK": 4096, "num_warps": 4}
 
 
 def _autotuned(configs: list[dict]):

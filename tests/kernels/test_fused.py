@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import error, gradients, in_float64, problem
+from problems import device_of, error, gradients, in_float64, problem
 
 from advgame.kernels import (
     PreferenceInputs,
@@ -32,7 +32,7 @@ def backend(request, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "BACKEND", name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with torch.backends.mkldnn.flags(enabled=not without_amx):
+        with torch.backends.mkldnn.flags(enabled=not without_amx), device_of(name):
             yield name
 
 
@@ -248,7 +248,7 @@ def test_policy_loss(normalization, sampling, beta):
     lengths = [4, 0, 9, 1, 600]
     p = problem(lengths, hidden=8)
     logps = linear_logprobs(p["hidden"], p["weight"], p["targets"], backend="eager")
-    noise = torch.randn(len(logps), generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(len(logps), generator=torch.Generator().manual_seed(1), device="cpu").to(logps)
     arguments = {key: p[key] for key in ("hidden", "weight", "targets", "cu_seqlens")} | {
         "advantages": torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0]),
         "valid": torch.tensor([True, True, True, False, True]),

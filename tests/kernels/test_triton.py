@@ -8,12 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import error, gradients, in_float64, problem
+from problems import device_of, error, gradients, in_float64, problem
 
 from advgame.kernels import linear_preference_loss
 from advgame.kernels.extension import resolve_backend
 
 triton = pytest.importorskip("triton")
+
+
+@pytest.fixture(autouse=True)
+def device():
+    with device_of("triton") as device:
+        yield device
 
 
 @pytest.mark.parametrize("filter_eps", [0.0, "auto"])
@@ -40,10 +46,61 @@ def test_groups_and_chunks_of_tokens():
 
 
 def test_picks_triton_for_cuda_tensors_only(monkeypatch):
-    assert resolve_backend(None, torch.zeros(1)) in ("cpu", "eager")
+    tensor = torch.zeros(1, device="cpu")
+    assert resolve_backend(None, tensor) in ("cpu", "eager")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ValueError, match="backend='triton' runs on CUDA tensors, got tensors on cpu"):
-        resolve_backend("triton", torch.zeros(1))
+        resolve_backend("triton", tensor)
+
+
+def test_bfloat16_sums_of_the_weights_gradient_lose_nothing_but_the_last_rounding():
+    """12 groups of tokens are added to the same rows: rounded every time, they would be off by several times more."""
+    from advgame.kernels import triton as backend
+
+    p = problem([256] * 24, hidden=16, vocab=20, dtype=torch.bfloat16)
+    options = {"backend": "triton", "filter_eps": 0.0, "loss": "ipo", "beta": 0.5}
+
+    def weight_gradient(sums) -> torch.Tensor:
+        with unittest.mock.patch.object(backend, "weight_sums", sums):
+            return gradients(linear_preference_loss, p, ["weight"], **options)[1][0].float()
+
+    exact = weight_gradient(lambda weight: (torch.zeros_like(weight, dtype=torch.float32), None))
+    rounded = weight_gradient(lambda weight: (torch.zeros_like(weight), None))
+    once = 2**-7  # the interpreter cuts off where a GPU rounds
+    assert error(weight_gradient(backend.weight_sums), exact) < once < 2 * once < error(rounded, exact)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_a_loss_that_is_scaled_scales_its_gradients(factor):
+    p = problem([5, 9])
+    _, whole = gradients(linear_preference_loss, p, backend="triton")
+    _, scaled = gradients(lambda **a: factor * linear_preference_loss(**a).loss, p, backend="triton")
+    assert all(error(a, factor * e) < 1e-6 for a, e in zip(scaled, whole, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_can_be_captured_in_a_cuda_graph():
+    """Replayed on other inputs, it makes the gradients of those."""
+    p, other = problem([300, 400, 5, 7]), problem([300, 400, 5, 7], seed=1)
+    leaves = {name: p[name].requires_grad_() for name in ("hidden", "weight")}
+
+    def step():
+        loss = linear_preference_loss(**p, backend="triton").loss
+        return loss, *torch.autograd.grad(loss, list(leaves.values()))
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        step()  # compiles, tunes
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        for name, value in p.items():
+            value.copy_(other[name])
+    graph.replay()
+    _, expected = gradients(linear_preference_loss, other, backend="triton")
+    assert all(error(a, e) < 1e-5 for a, e in zip(captured[1:], expected, strict=True))
 
 
 @pytest.mark.slow

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Everything there is to know about a GPU, in one command and at most eight minutes:
+#     bench/gpu.sh [FOLDER]
+# Needs torch, triton and transformers, and no network: what else is wanted (rich, pytest, hypothesis, liger-kernel,
+# cut-cross-entropy, …) is installed from the wheels in ./wheels, if there are any. Builds csrc/ where there is a
+# compiler, tests the kernels on the card, then times the losses against the peers. Tables, JSON and plots go to FOLDER,
+# by default bench/results/<card>; a part that fails is named at the end.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python}
+card=$($python -c 'import re, torch; print(re.sub(r"\W+", "-", torch.cuda.get_device_name().lower()))') || {
+  echo "bench/gpu.sh: torch sees no GPU" >&2
+  exit 1
+}
+out=${1:-bench/results/$card}
+mkdir -p "$out"
+failed=()
+
+part() {  # name, seconds, command…: its output goes to the screen and to $out/name.txt
+  echo "== $1"
+  timeout "$2" "${@:3}" 2>&1 | tee "$out/$1.txt" || failed+=("$1")
+}
+
+pip() { $python -m pip --disable-pip-version-check install --quiet --no-index --no-deps "$@"; }
+if compgen -G "wheels/*.whl" > /dev/null; then pip wheels/*.whl; fi
+pip --no-build-isolation --editable . || failed+=("install")
+
+$python -c 'import torch, triton; print(torch.cuda.get_device_name(), "torch", torch.__version__, "triton", triton.__version__)'
+part tests 150 $python -m pytest tests/kernels -m "not slow" -q
+loss() {  # tokens, hidden, vocabulary
+  part "loss-$3-$1" 80 $python bench/loss.py --device cuda --dtype bfloat16 --shape "$1,$2,$3" --json "$out/loss-$3-$1.json"
+}
+loss 8192 4096 131072  # what published kernels are compared on
+for tokens in 8192 2048 32768; do
+  loss $tokens 3584 152064  # Qwen2.5-7B
+  loss $tokens 4096 128256  # Llama-3.1-8B
+done
+
+echo "== summary"
+tail -n 3 "$out/tests.txt"
+cat "$out"/loss-*.txt | grep -E "[┃│━]|T="
+[ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}"; exit 1; }
