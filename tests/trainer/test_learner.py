@@ -5,14 +5,11 @@ import copy
 import pytest
 import torch
 
-from advgame.trainer.batch import collate
 from advgame.trainer.config import LossConfig, OptimizerConfig, PlayerConfig
 from advgame.trainer.game import Rollout
-from advgame.trainer.learner import learn, make_learner, response_hidden
+from advgame.trainer.learner import learn, make_learner
 from advgame.trainer.models import load_player
 from advgame.trainer.pairs import Pair
-
-CPU = torch.device("cpu")
 
 
 def random_pairs(count: int, vocab: int, seed: int = 0) -> list[Pair]:
@@ -34,6 +31,7 @@ def player_config(**optimizer) -> PlayerConfig:
     return PlayerConfig(
         model="tiny",
         ema_decay=0.5,
+        reference="recompute",
         loss=LossConfig(beta=0.3, nll_weight=0.2),
         optimizer=OptimizerConfig(**{"lr": 1e-2, "max_grad_norm": 0.0, **optimizer}),
     )
@@ -59,24 +57,10 @@ def spelt_out_loss(policy, reference, pairs) -> torch.Tensor:
     return total / len(pairs)
 
 
-def test_hidden_states_are_those_of_separate_sequences():
-    model = load_player("tiny").policy.model
-    pairs = random_pairs(5, model.config.vocab_size)
-    batch = collate(pairs, 1, CPU)
-    expected, targets = [], []
-    for pair in pairs:
-        for response in (pair.chosen.token_ids, pair.rejected_ids):
-            states = model.base_model(torch.tensor([pair.prompt_ids + response])).last_hidden_state[0]
-            expected.append(states[len(pair.prompt_ids) - 1 : -1])
-            targets += response
-    assert batch.targets.tolist() == targets
-    assert batch.cu_seqlens.tolist() == [0, *torch.tensor([len(e) for e in expected]).cumsum(0).tolist()]
-    assert torch.allclose(response_hidden(model, batch), torch.cat(expected), atol=1e-5)
-
-
-@pytest.mark.parametrize("pairs_per_forward", [1, 3, 8])
-def test_a_step_is_adamw_on_the_mean_loss_and_then_the_average_moves(pairs_per_forward):
-    config = player_config(pairs_per_forward=pairs_per_forward)
+@pytest.mark.parametrize("checkpoint_activations", [False, True])
+@pytest.mark.parametrize("tokens_per_pack", [26, 60, 1000])
+def test_a_step_is_adamw_on_the_mean_loss_and_then_the_average_moves(tokens_per_pack, checkpoint_activations):
+    config = player_config(tokens_per_pack=tokens_per_pack, checkpoint_activations=checkpoint_activations)
     learner = make_learner("attacker", load_player("tiny"), config)
     policy, ema = learner.player.policy.model, learner.player.ema.model
     with torch.no_grad():  # a policy that has moved away from its reference

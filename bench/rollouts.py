@@ -1,0 +1,92 @@
+"""Real rollouts for the bench of a training step: two models, and pairs that they sampled."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from advgame.trainer.config import SamplingConfig
+from advgame.trainer.game import Rollout
+from advgame.trainer.models import Policy, cache_folder, load_policy
+from advgame.trainer.pairs import Pair
+from advgame.trainer.prompts import Prompts, chat_ids
+from advgame.trainer.sampler import Prompt, sample
+from advgame.trainer.seeds import deal, read_seeds
+
+SEEDS = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """Both players are copies of one policy."""
+
+    name: str
+    policy: Policy
+    attacker: list[Pair]
+    defender: list[Pair]
+
+
+class Endless(Policy):
+    """Goes on behind its end tokens, so that samples are as long as the bench wants them."""
+
+    @property
+    def stop_ids(self) -> list[int]:
+        return [-1]
+
+
+def smollm2() -> Case:
+    return _case("SmolLM2-135M", Endless(**vars(load_policy("smollm2-135m"))))
+
+
+def large_vocabulary() -> Case:
+    """30M parameters, most of them in a head of 152,064 tokens: random, but as sure of its tokens as if trained."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=152064, hidden_size=160, intermediate_size=640, num_hidden_layers=12, num_attention_heads=10,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.normal_(std=0.45)
+    torch.random.set_rng_state(state)
+    return _case("30M parameters, V = 152,064", Endless(model, load_policy("smollm2-135m").tokenizer))
+
+
+def _case(name: str, policy: Policy) -> Case:
+    """An attacker's pair for each seed, a defender's for each of the rewrites, at temperature 0.6 and top-p 0.9."""
+    file = cache_folder() / f"bench-pairs-{policy.model.config.vocab_size}-{SEEDS}.json"
+    if not file.exists():
+        file.write_text(json.dumps([[dataclasses.asdict(pair) for pair in pairs] for pairs in _sample(policy)]))
+    attacker, defender = (
+        [Pair(**pair | {key: Rollout(**pair[key]) for key in ("chosen", "rejected")}) for pair in pairs]
+        for pairs in json.loads(file.read_text())
+    )
+    return Case(name, policy, attacker, defender)
+
+
+def _sample(policy: Policy) -> tuple[list[Pair], list[Pair]]:
+    prompts = Prompts()
+    seeds = deal(read_seeds(["harmful.jsonl", "benign.jsonl"]), 0, SEEDS, seed=0)
+    texts = [prompts.attacker(seed.category, "think_prompt", seed.prompt) for seed in seeds]
+    inputs = [chat_ids(policy.tokenizer, text) for text in texts]
+    attacker = _pairs(policy, inputs, 200, "attacker")
+    rewrites = [rollout.text for pair in attacker for rollout in (pair.chosen, pair.rejected)]
+    inputs = [chat_ids(policy.tokenizer, prompts.defender("any", "", text))[-120:] for text in rewrites]
+    return attacker, _pairs(policy, inputs, 250, "defender")
+
+
+def _pairs(policy: Policy, inputs: list[list[int]], longest: int, player: str) -> list[Pair]:
+    """Two samples of each input, cut to unequal lengths from 60 tokens up."""
+    config = SamplingConfig(temperature=0.6, top_p=0.9, max_new_tokens=longest)
+    requests = [Prompt(ids, (0, 0, b, player, k)) for b, ids in enumerate(inputs) for k in range(2)]
+    rollouts = sample(policy, requests, config)
+    cut = []
+    for i, rollout in enumerate(rollouts):
+        length = 60 + (i * 83) % (longest - 59)
+        ids, logprobs = rollout.token_ids[:length], rollout.logprobs[:length]
+        cut.append(Rollout(ids, logprobs, policy.tokenizer.decode(ids), True))
+    pairs = zip(inputs, cut[0::2], cut[1::2], strict=True)
+    return [Pair(ids, one, other, len(other.token_ids), 1.0) for ids, one, other in pairs]

@@ -1,0 +1,289 @@
+"""A training step of both players: ours against what the published code does, on the same rollouts, in one run.
+
+    python bench/step.py                          SmolLM2-135M, and a small model with a vocabulary of 152,064
+    python bench/step.py --model smollm2-135m --repeat 9
+
+Attacker and defender take a step each: gradients, clipping, AdamW, moving average. Between the two stand the ideas of
+ours one at a time. Times are medians, taken in turns; memory is the peak above weights and optimiser.
+"""
+
+import argparse
+import copy
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import transformers
+from measure import alternate, peak_memory
+from reference import BETA, padded, published_loss
+from rich.console import Console
+from rich.table import Table
+from rollouts import Case, large_vocabulary, smollm2
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from advgame.kernels import linear_preference_loss
+from advgame.kernels.fused import release_buffers
+from advgame.trainer.config import LossConfig, OptimizerConfig, PlayerConfig
+from advgame.trainer.learner import Learner, accumulate, make_learner, update_ema
+from advgame.trainer.models import Player, Policy, head
+from advgame.trainer.packed import packed_attention, response_hidden
+from advgame.trainer.packing import Group, pack, plan_packs
+from advgame.trainer.pairs import Pair
+
+Backward = Callable[[Learner, list[Pair]], object]
+"""Leaves the gradients of the mean loss over the pairs in the learner's policy."""
+
+
+@dataclass
+class Result:
+    name: str
+    seconds: float
+    extra_bytes: int
+    """At the peak, above weights and optimiser; the gradients are in it."""
+    tokens: int
+    """Forwarded through the transformer, padding and reference included."""
+    flops: float
+    """Of the step, counted by torch; those of our operators for the LM head are counted as if nothing were compacted."""
+    gradient_error: float
+    """Relative Frobenius distance to the published step's, of both players' gradients together."""
+
+
+def published(learner: Learner, pairs: list[Pair]) -> None:
+    published_loss(learner.player.policy.model, learner.player.ema.model, pairs).backward()
+
+
+def padded_step(backend: str | None) -> Backward:
+    """Padded, chosen and rejected apart, but nothing except response tokens reaches the LM head."""
+
+    def backward(learner: Learner, pairs: list[Pair]) -> None:
+        with torch.no_grad():
+            reference_logps = loss(learner.player.ema.model, pairs, torch.zeros(2 * len(pairs))).sequence_logps
+        loss(learner.player.policy.model, pairs, reference_logps).loss.backward()
+
+    def loss(model: PreTrainedModel, pairs: list[Pair], reference_logps: Tensor):
+        sides = []
+        for responses in ([pair.chosen.token_ids for pair in pairs], [pair.rejected_ids for pair in pairs]):
+            ids, attention_mask, mask = padded(list(zip([pair.prompt_ids for pair in pairs], responses, strict=True)))
+            states = model.base_model(input_ids=ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+            sides.append(states[:, :-1][mask.bool()].split([len(response) for response in responses]))
+        hidden = torch.cat([states for pair in zip(*sides, strict=True) for states in pair])
+        return fused_loss(hidden, model, pairs, reference_logps, backend)
+
+    return backward
+
+
+def packed_step(learner: Learner, pairs: list[Pair]) -> None:
+    """In packs, without padding, but each sequence with a prompt of its own."""
+    policy, ema = learner.player.policy.model, learner.player.ema.model
+    groups = [[Group(p.prompt_ids, [ids]) for ids in (p.chosen.token_ids, p.rejected_ids)] for p in pairs]
+    sizes = [sum(group.tokens for group in pair) for pair in groups]
+    for indices in plan_packs(sizes, learner.config.optimizer.tokens_per_pack):
+        chosen, part = [group for i in indices for group in groups[i]], [pairs[i] for i in indices]
+        batch = pack(chosen, list(range(len(chosen))), policy.device)
+        with packed_attention(ema), torch.no_grad():
+            hidden, zeros = response_hidden(ema, batch), torch.zeros(2 * len(part))
+            reference_logps = fused_loss(hidden, ema, part, zeros, None).sequence_logps
+        with packed_attention(policy):
+            loss = fused_loss(response_hidden(policy, batch), policy, part, reference_logps, None).loss
+            (loss * (len(part) / len(pairs))).backward()
+
+
+def fused_loss(hidden: Tensor, model: PreTrainedModel, pairs: list[Pair], reference_logps: Tensor, backend: str | None):
+    responses = [ids for pair in pairs for ids in (pair.chosen.token_ids, pair.rejected_ids)]
+    targets = torch.tensor([token for ids in responses for token in ids])
+    cu_seqlens = torch.tensor([0, *(len(ids) for ids in responses)]).cumsum(0).int()
+    return linear_preference_loss(
+        hidden, targets=targets, cu_seqlens=cu_seqlens, reference_logps=reference_logps, beta=BETA, backend=backend,
+        **head(model),
+    )  # fmt: skip
+
+
+def trainers(reference: str, filter_eps: float | None) -> Backward:
+    """What the trainer does."""
+
+    def backward(learner: Learner, pairs: list[Pair]) -> None:
+        config = copy.deepcopy(learner.config)
+        config.reference, config.loss.filter_eps = reference, filter_eps
+        accumulate(dataclasses.replace(learner, config=config), pairs)
+
+    return backward
+
+
+LADDER: dict[str, Backward] = {
+    "published": published,
+    "+ response tokens only": padded_step("eager"),
+    "+ fused, compacted loss": padded_step(None),
+    "+ packing": packed_step,
+    "+ shared prompt": trainers("recompute", None),
+    "+ rollout reference: ours": trainers("rollout", None),
+    "ours, exact": trainers("recompute", 0.0),
+}
+"""Each step has one idea more than the one above; the last one is the trainer's with nothing approximated."""
+
+
+def bench(case: Case, budget: int, repeat: int) -> dict:
+    console = Console(stderr=True)
+    console.print(f"{case.name}: {len(case.attacker)} pairs of the attacker, {len(case.defender)} of the defender")
+    players = [(make_player(name, case.policy, budget), getattr(case, name)) for name in ("attacker", "defender")]
+    for learner, pairs in players:  # the optimiser's state exists before anything is measured
+        step(learner, pairs, LADDER["ours, exact"])
+        learner.optimizer.zero_grad(set_to_none=True)
+
+    results, expected = [], None
+    for name, backward in LADDER.items():
+        console.print(f"  {name}", style="dim")
+        gradients = []
+        with counted(players) as count:
+            for learner, pairs in players:
+                backward(learner, pairs)
+                gradients += [parameter.grad for parameter in learner.player.policy.model.parameters()]
+                learner.optimizer.zero_grad(set_to_none=True)
+        expected = expected or gradients
+        distance = sum((a - e).square().sum().item() for a, e in zip(gradients, expected, strict=True)) ** 0.5
+        norm = sum(e.square().sum().item() for e in expected) ** 0.5
+        del gradients
+        release_buffers()
+        extra = peak_memory(lambda backward=backward: steps(players, backward))
+        results.append(Result(name, 0.0, extra, *count(), distance / norm))
+    del expected
+    timed = {name: lambda backward=backward: steps(players, backward) for name, backward in LADDER.items()}
+    for result, seconds in zip(results, alternate(timed, repeat).values(), strict=True):
+        result.seconds = seconds
+    sampled = [len(ids) for _, pairs in players for pair in pairs for ids in (pair.chosen.token_ids, pair.rejected_ids)]
+    return {
+        "case": case.name,
+        "response_tokens": sum(sampled),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "results": [dataclasses.asdict(result) for result in results],
+    }
+
+
+def make_player(name: str, policy: Policy, budget: int) -> Learner:
+    """A copy of the policy that has moved a little away from its moving average."""
+    config = PlayerConfig(loss=LossConfig(beta=BETA), optimizer=OptimizerConfig(lr=0.0, tokens_per_pack=budget))
+    trained, average = (Policy(copy.deepcopy(policy.model), policy.tokenizer) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in trained.model.parameters():
+            parameter.add_(1e-3 * parameter.std(correction=0) * torch.randn(parameter.shape, generator=generator))
+    average.model.requires_grad_(False)
+    return make_learner(name, Player(trained, average), config)
+
+
+@contextmanager
+def counted(players: list[tuple[Learner, list[Pair]]]) -> Iterator[Callable[[], tuple[int, float]]]:
+    """Counts, while it lasts, (tokens through the transformers, FLOPs)."""
+    tokens = 0
+
+    def count(module, args, kwargs) -> None:
+        nonlocal tokens
+        tokens += kwargs["input_ids"].numel()
+
+    policies = [policy for learner, _ in players for policy in (learner.player.policy, learner.player.ema)]
+    hooks = [policy.model.base_model.register_forward_pre_hook(count, with_kwargs=True) for policy in policies]
+    with FlopCounterMode(display=False, custom_mapping=HEAD_FLOPS) as counter:
+        yield lambda: (tokens, counter.get_total_flops())
+    for hook in hooks:
+        hook.remove()
+
+
+def head_flops(hidden_shape, weight_shape, *others, out_shape=None, **_) -> int:
+    """Of the losses' operators: a forward pass, and a backward one where gradients come out."""
+    backward = sum(1 for shape in out_shape[-3:] if shape is not None and len(shape) == 2 and 0 not in shape)
+    return 2 * hidden_shape[0] * hidden_shape[1] * weight_shape[0] * (1 + backward)
+
+
+HEAD_FLOPS = {
+    torch.ops.advgame.preference: head_flops,
+    torch.ops.advgame.logprobs: lambda hidden, weight, *_, **__: 2 * hidden[0] * hidden[1] * weight[0],
+}
+
+
+def steps(players: list[tuple[Learner, list[Pair]]], backward: Backward) -> None:
+    for learner, pairs in players:
+        step(learner, pairs, backward)
+
+
+def step(learner: Learner, pairs: list[Pair], backward: Backward) -> None:
+    """As learner.learn takes it; the learning rate is 0, so that every step starts from the same weights."""
+    learner.optimizer.zero_grad(set_to_none=True)
+    backward(learner, pairs)
+    torch.nn.utils.clip_grad_norm_(learner.player.policy.model.parameters(), 1.0)
+    learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)
+    update_ema(learner)
+
+
+def print_table(report: dict) -> None:
+    title = f"{report['case']}  {report['response_tokens']:,} response tokens  {report['threads']} threads"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for column in ("step s", "× published", "response tokens/s", "extra MiB", "tokens forwarded", "TFLOP", "gradient"):
+        table.add_column(column, justify="right")
+    base = report["results"][0]
+    for row in report["results"]:
+        table.add_row(
+            row["name"],
+            f"{row['seconds']:.2f}",
+            f"{base['seconds'] / row['seconds']:.2f}",
+            f"{report['response_tokens'] / row['seconds']:.0f}",
+            f"{row['extra_bytes'] / 2**20:.0f}",
+            f"{row['tokens']:,}",
+            f"{row['flops'] / 1e12:.2f}",
+            f"{row['gradient_error']:.1e}",
+        )
+    Console(width=140).print(table)
+
+
+def draw(reports: list[dict], file: Path) -> None:
+    """A waterfall a case: what each idea takes off the step's time."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5 * len(reports), 4), layout="constrained")
+    for place, report in enumerate(reports, start=1):
+        axes = figure.add_subplot(1, len(reports), place)
+        rows = [row for row in report["results"] if row["name"] != "ours, exact"]
+        seconds = [row["seconds"] for row in rows]
+        names = [row["name"] for row in rows]
+        axes.barh(names, seconds, color="tab:blue")
+        axes.barh(names[1:], [before - after for before, after in pairwise(seconds)], left=seconds[1:], alpha=0.25)
+        for y, value in enumerate(seconds):
+            axes.text(value, y, f" {value:.2f} s, {seconds[0] / value:.1f}×", va="center")
+        axes.invert_yaxis()
+        axes.set(title=report["case"], xlabel="a step of both players, s", xlim=(0, 1.2 * max(seconds)))
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cases = {"smollm2-135m": smollm2, "large-vocabulary": large_vocabulary}
+    parser.add_argument("--model", default=",".join(cases), help=f"of {', '.join(cases)}")
+    parser.add_argument("--tokens-per-pack", type=int, default=1024)
+    parser.add_argument("--repeat", type=int, default=5, help="timed runs of each")
+    parser.add_argument("--json", type=Path, default=Path("runs/bench/step.json"), help="results; the plot goes beside")
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    unknown = set(options.model.split(",")) - set(cases)
+    if unknown:
+        parser.error(f"--model: unknown {', '.join(sorted(unknown))}; known are {', '.join(cases)}")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    reports = []
+    for name in options.model.split(","):
+        reports.append(bench(cases[name](), options.tokens_per_pack, options.repeat))
+        print_table(reports[-1])
+    options.json.write_text(json.dumps(reports, indent=1))
+    draw(reports, options.json.with_suffix(".png"))
+    print(f"{options.json} {options.json.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Packs through any model of a known family: its attention is replaced, all else is the model's own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, PreTrainedModel
+
+from advgame.kernels import shared_prompt_attention
+from advgame.trainer.config import ConfigError
+from advgame.trainer.packing import Group, Pack, pack
+
+ATTENTION = "advgame_shared_prompt"
+FAMILIES = ("granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
+"""`model_type`s whose layers are all plain attention and hand the layout on. Others would be silently wrong."""
+
+
+def response_hidden(model: PreTrainedModel, pack: Pack) -> Tensor:
+    """[R, H] hidden states that predict the response tokens: no others reach the LM head. Inside `packed_attention`."""
+    states = model.base_model(
+        input_ids=pack.input_ids[None], position_ids=pack.position_ids[None], use_cache=False, layout=pack.layout
+    ).last_hidden_state[0]
+    return states[pack.predictors]
+
+
+@contextmanager
+def packed_attention(model: PreTrainedModel) -> Iterator[None]:
+    """While it lasts, `model` attends within packs. Backward passes that recompute activations belong inside."""
+    usual = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(usual)
+
+
+def check_family(model: PreTrainedModel, source: str) -> None:
+    """Raises ConfigError for a model that cannot be packed, or whose packs differ from separate sequences."""
+    config = model.config.get_text_config()
+    if config.model_type not in FAMILIES:
+        raise ConfigError(
+            f"model {source}: a {config.model_type} cannot be trained in packs; {', '.join(FAMILIES)} can"
+        )
+    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if kinds is None:
+        kinds = ["full_attention" if window is None else f"a window of {window} tokens"]
+    other = sorted(set(kinds) - {"full_attention"})
+    if other:
+        raise ConfigError(
+            f"model {source}: layers with {', '.join(other)} cannot be trained in packs; use another model"
+        )
+    difference = _difference(model)
+    if not difference < (1e-3 if model.dtype == torch.float32 else 5e-2):
+        raise ConfigError(
+            f"model {source}: {type(model).__name__} computes something else in a pack than on separate sequences "
+            f"(hidden states differ by {difference:.2g}); it cannot be trained in packs"
+        )
+
+
+@torch.no_grad()
+def _difference(model: PreTrainedModel) -> float:
+    """Relative difference of hidden states in a pack of two groups and on separate sequences."""
+    vocab = model.config.get_text_config().vocab_size
+    ids = [token % vocab for token in range(5, 40)]
+    groups = [Group(ids[:9], [ids[9:14], ids[14:21]]), Group(ids[21:26], [ids[26:33], ids[33:35]])]
+    with packed_attention(model):
+        actual = response_hidden(model, pack(groups, [0, 1], model.device))
+    expected = torch.cat(
+        [
+            model.base_model(torch.tensor([group.prompt + completion], device=model.device)).last_hidden_state[
+                0, len(group.prompt) - 1 : -1
+            ]
+            for group in groups
+            for completion in group.completions
+        ]
+    )
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+def _attend(
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, *, layout, **_
+) -> tuple[Tensor, None]:
+    """As transformers calls it: query, key, value [1, heads, T, D]; returns [1, T, heads, D]."""
+    return shared_prompt_attention(*(t[0].transpose(0, 1) for t in (query, key, value)), layout, scale=scaling)[
+        None
+    ], None
+
+
+AttentionInterface.register(ATTENTION, _attend)
