@@ -50,7 +50,7 @@ class Result:
     tokens: int
     """Forwarded through the transformer, padding and reference included."""
     flops: float
-    """Of the step, counted by torch; those of our operators for the LM head are counted as if nothing were compacted."""
+    """Of the step, counted by torch; those of our operators as if they compacted nothing."""
     gradient_error: float
     """Relative Frobenius distance to the published step's, of both players' gradients together."""
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from advgame.kernels import linear_logprobs, linear_preference_loss
 from advgame.trainer import distributed
-from advgame.trainer.config import OptimizerConfig, PlayerConfig
+from advgame.trainer.config import ConfigError, OptimizerConfig, PlayerConfig
 from advgame.trainer.models import Player, Policy, head
 from advgame.trainer.packed import packed_attention, response_hidden
 from advgame.trainer.packing import Group, Pack, pack, plan_packs
@@ -59,6 +59,8 @@ def learn(learner: Learner, pairs: list[Pair], step: int) -> dict:
         limit = config.optimizer.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit).item()
         metrics |= dict(zip(_TOTALS, (totals / len(pairs)).tolist(), strict=True)) | {"grad_norm": norm}
+        if config.reference == "rollout":  # nothing to compare it with
+            del metrics["reference_mismatch"]
         if not (math.isfinite(norm) and math.isfinite(metrics["loss"])):
             raise FloatingPointError(
                 f"{learner.name}: loss {metrics['loss']}, gradient norm {norm} at step {step}; the weights are "
@@ -69,8 +71,12 @@ def learn(learner: Learner, pairs: list[Pair], step: int) -> dict:
     return metrics
 
 
-_TOTALS = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_logp", "rejected_logp")
-"""accuracy: share of pairs whose margin is positive; margin, rewards: DPO's implicit ones; logp: of sequences."""
+_TOTALS = (
+    "loss", "accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_logp", "rejected_logp",
+    "reference_mismatch",
+)  # fmt: skip
+"""accuracy: share of pairs whose margin is positive; margin, rewards: DPO's implicit ones; logp: of sequences;
+reference_mismatch: per token, how far the reference's log-probs are from those that the rollout was sampled with."""
 
 
 def accumulate(learner: Learner, pairs: list[Pair]) -> Tensor:
@@ -82,7 +88,11 @@ def accumulate(learner: Learner, pairs: list[Pair]) -> Tensor:
     share = distributed.my_share(pairs)
     groups = [Group(pair.prompt_ids, [pair.chosen.token_ids, pair.rejected_ids]) for pair in share]
     totals = torch.zeros(len(_TOTALS), device=policy.model.device)
-    for indices in plan_packs([group.tokens for group in groups], config.optimizer.tokens_per_pack):
+    try:
+        plan = plan_packs([group.tokens for group in groups], config.optimizer.tokens_per_pack)
+    except ValueError as error:
+        raise ConfigError(f"{learner.name}.optimizer.tokens_per_pack: {error}") from error
+    for indices in plan:
         batch = pack(groups, indices, policy.model.device)
         sampled = torch.tensor([logp for i in indices for logp in share[i].logprobs], device=policy.model.device)
         logps = sampled if config.reference == "rollout" else reference_logps(learner.player.ema, batch)
@@ -111,6 +121,7 @@ def accumulate(learner: Learner, pairs: list[Pair]) -> Tensor:
                 output.rejected_rewards.sum(),
                 output.sequence_logps[0::2].sum(),
                 output.sequence_logps[1::2].sum(),
+                (sequence_sums((logps - sampled).abs(), batch.cu_seqlens) / batch.cu_seqlens.diff()).sum() / 2,
             ]
         )
     return totals

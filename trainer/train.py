@@ -9,18 +9,18 @@ import transformers
 from rich.text import Text
 
 from advgame.trainer import checkpoint, distributed, metrics
-from advgame.trainer.config import Config
+from advgame.trainer.config import Config, ConfigError
 from advgame.trainer.console import Progress
-from advgame.trainer.game import Game
+from advgame.trainer.game import Game, Seed
 from advgame.trainer.judges import Judge
 from advgame.trainer.judges.model import make_model_judge
 from advgame.trainer.judges.rules import judge_by_rules
 from advgame.trainer.learner import Learner, learn, make_learner
-from advgame.trainer.models import load_player
+from advgame.trainer.models import Player, load_player
 from advgame.trainer.pairs import attacker_pairs, defender_pairs
 from advgame.trainer.play import play
 from advgame.trainer.plots import draw_curves
-from advgame.trainer.prompts import Prompts
+from advgame.trainer.prompts import Prompts, chat_ids
 from advgame.trainer.seeds import deal, read_seeds
 from advgame.trainer.transcripts import write_transcript
 
@@ -45,6 +45,7 @@ def train(config: Config) -> None:
         with progress.stage("loading models"):
             judge = make_judge(config, prompts)
             attacker, defender, games = load_learners(config, run, resumed)
+        check_budgets(config, attacker.player, defender.player, seeds, prompts)
         distributed.barrier()  # every process has read what the first is about to write anew
         if first:
             checkpoint.write_config(run, config)
@@ -87,6 +88,24 @@ def train(config: Config) -> None:
         models = f"{checkpoint.folder(run, config.steps)}/{{attacker,defender}}{{,_ema}}"
         lines = f"models   {models}\nmetrics  {run}/metrics.jsonl\nsamples  {run}/samples\ncurves   {curves}"
         progress.console.print(Text(lines), soft_wrap=True)
+
+
+def check_budgets(config: Config, attacker: Player, defender: Player, seeds: list[Seed], prompts: Prompts) -> None:
+    """Whether the longest pairs that can be sampled fit into a pack. Raises ConfigError."""
+    texts = [prompts.attacker(seed.category, config.attacker.format, seed.prompt) for seed in seeds]
+    longest = max(texts, key=len)
+    empty = prompts.defender(config.defender.format, config.defender.instruction, "")
+    of_attacker = len(chat_ids(attacker.policy.tokenizer, longest))
+    of_defender = len(chat_ids(defender.policy.tokenizer, empty)) + config.attacker.sampling.max_new_tokens
+    for name, prompt in (("attacker", of_attacker), ("defender", of_defender)):
+        player = getattr(config, name)
+        group, budget = prompt + 2 * player.sampling.max_new_tokens, player.optimizer.tokens_per_pack
+        if player.train and group > budget:
+            raise ConfigError(
+                f"{name}.optimizer.tokens_per_pack={budget}: a prompt of {prompt} tokens and two samples of "
+                f"{name}.sampling.max_new_tokens={player.sampling.max_new_tokens} do not fit; "
+                f"set tokens_per_pack to {group} or more"
+            )
 
 
 def make_judge(config: Config, prompts: Prompts) -> Judge:

@@ -47,7 +47,8 @@ def test_equals_attention_under_the_mask(groups, heads, scale, seed):
     expected = masked_attention(*tensors, visible(prompts, completions), scale or 8**-0.5)
     assert torch.allclose(actual, expected, atol=1e-12)
     upstream = torch.randn(actual.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    for a, e in zip(torch.autograd.grad(actual, tensors, upstream), torch.autograd.grad(expected, tensors, upstream)):
+    gradients = [torch.autograd.grad(out, tensors, upstream) for out in (actual, expected)]
+    for a, e in zip(*gradients, strict=True):
         assert torch.allclose(a, e, atol=1e-11)
 
 
@@ -79,8 +80,8 @@ def test_strided_heads():
     upstream = torch.randn(12, 4, 8, generator=torch.Generator().manual_seed(0))
     one, other = (shared_prompt_attention(*t, layout) for t in (tensors, strided))
     assert torch.equal(one, other)
-    for a, e in zip(torch.autograd.grad(other, strided, upstream), torch.autograd.grad(one, tensors, upstream)):
-        assert torch.equal(a, e)
+    gradients = [torch.autograd.grad(out, leaves, upstream) for out, leaves in ((one, tensors), (other, strided))]
+    assert all(torch.equal(a, e) for a, e in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 
-from advgame.trainer.config import LossConfig, OptimizerConfig, PlayerConfig
+from advgame.trainer.config import ConfigError, LossConfig, OptimizerConfig, PlayerConfig, SamplingConfig
 from advgame.trainer.game import Rollout
 from advgame.trainer.learner import learn, make_learner
 from advgame.trainer.models import load_player
 from advgame.trainer.pairs import Pair
+from advgame.trainer.sampler import Prompt, sample
 
 
 def random_pairs(count: int, vocab: int, seed: int = 0) -> list[Pair]:
@@ -85,6 +86,32 @@ def test_a_step_is_adamw_on_the_mean_loss_and_then_the_average_moves(tokens_per_
     ):
         assert torch.allclose(after, wanted, atol=2e-5)
         assert torch.allclose(average, 0.5 * before + 0.5 * after, atol=1e-6)
+
+
+def test_the_rollouts_log_probs_are_those_of_the_reference():
+    """What the moving average sampled, under the moving average again: to 1e-4 a token, and the same step follows."""
+    player = load_player("tiny")
+    prompts = [Prompt([5 + i, 6, 7], ("key", i, k)) for i in range(3) for k in range(2)]
+    rollouts = sample(player.ema, prompts, SamplingConfig(temperature=0.7, top_p=0.9, max_new_tokens=12))
+    pairs = [
+        Pair(prompt.token_ids, chosen, rejected, len(rejected.token_ids), 1.0)
+        for prompt, chosen, rejected in zip(prompts[::2], rollouts[::2], rollouts[1::2], strict=True)
+    ]
+    metrics = {}
+    for reference in ("rollout", "recompute"):
+        config = player_config()
+        config.reference = reference
+        learner = make_learner("attacker", copy.deepcopy(player), config)
+        metrics[reference] = learn(learner, pairs, 0)
+        del metrics[reference]["accuracy"]  # all margins are 0, but for rounding
+    assert 0 < metrics["recompute"].pop("reference_mismatch") < 1e-4
+    assert metrics["recompute"] == pytest.approx(metrics["rollout"], rel=1e-4, abs=1e-4)
+
+
+def test_a_pair_that_is_too_long_for_a_pack_is_named():
+    learner = make_learner("attacker", load_player("tiny"), player_config(tokens_per_pack=5))
+    with pytest.raises(ConfigError, match=r"attacker.optimizer.tokens_per_pack: group \d+ has \d+ tokens"):
+        learn(learner, random_pairs(4, 40), 0)
 
 
 def test_training_raises_the_margin():

@@ -1,5 +1,7 @@
 """Packs: what is in them, and that models compute in them what they compute on separate sequences."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -18,7 +20,7 @@ GROUPS = st.lists(st.builds(Group, TOKENS, st.lists(TOKENS, min_size=1, max_size
 
 
 def pieces(values: torch.Tensor, bounds: Bounds) -> list[list[int]]:
-    return [values[begin:end].tolist() for begin, end in zip(bounds.host, bounds.host[1:], strict=False)]
+    return [values[begin:end].tolist() for begin, end in pairwise(bounds.host)]
 
 
 def unpack(pack: Pack) -> list[Group]:
@@ -27,7 +29,7 @@ def unpack(pack: Pack) -> list[Group]:
     groups = [Group(prompt, []) for prompt in prompts]
     last = {end - 1: group for end, group in zip(pack.layout.prompts.host[1:], groups, strict=True)}
     begins = pack.cu_seqlens.tolist()
-    for begin, end in zip(begins, begins[1:], strict=False):
+    for begin, end in pairwise(begins):
         last[pack.predictors[begin].item()].completions.append(pack.targets[begin:end].tolist())
     return groups
 

@@ -203,3 +203,10 @@ def test_help_and_print_config():
 def test_metrics_are_strict_json(whole_run):
     for line in (whole_run / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+
+
+@pytest.mark.parametrize("player", ["attacker", "defender"])
+def test_packs_that_cannot_hold_a_pair_are_refused_before_any_work(tmp_path, player):
+    with pytest.raises(ConfigError, match=rf"{player}.optimizer.tokens_per_pack=20: .* set tokens_per_pack to \d+ or"):
+        run_tiny(tmp_path, f"{player}.optimizer.tokens_per_pack=20")
+    assert not (tmp_path / "metrics.jsonl").exists()
