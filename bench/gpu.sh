@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Everything there is to know about a GPU, in one command and at most eight minutes:
 #     bench/gpu.sh [FOLDER]
-# Needs torch, triton and transformers, and no network: what else is wanted (rich, pytest, hypothesis, liger-kernel,
-# cut-cross-entropy, …) is installed from the wheels in ./wheels, if there are any. Builds csrc/ where there is a
+# Needs torch, triton and transformers, and no network: what else is wanted (rich, omegaconf, pytest, hypothesis,
+# liger-kernel, cut-cross-entropy, …) is installed from the wheels in ./wheels, if there are any. Builds csrc/ where there is a
 # compiler, tests the kernels on the card, then times the losses against the peers. Tables, JSON and plots go to FOLDER,
 # by default bench/results/<card>; a part that fails is named at the end.
 set -uo pipefail
@@ -36,7 +36,10 @@ for tokens in 8192 2048 32768; do
   loss $tokens 4096 128256  # Llama-3.1-8B
 done
 
+part step 150 $python bench/step.py --json "$out/step.json"
+
 echo "== summary"
 tail -n 3 "$out/tests.txt"
 cat "$out"/loss-*.txt | grep -E "[┃│━]|T="
+grep -E "[┃│━]|tokens" "$out/step.txt"
 [ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}"; exit 1; }

@@ -32,7 +32,7 @@ def _both(model: PreTrainedModel, pairs: list[Pair]) -> tuple[Tensor, Tensor, Te
 
 def _logps(model: PreTrainedModel, sequences: list[tuple[list[int], list[int]]], with_entropy: bool):
     """Through the model's own forward: all logits of a padded batch."""
-    ids, attention_mask, mask = padded(sequences)
+    ids, attention_mask, mask = padded(sequences, model.device)
     logits = model(input_ids=ids, attention_mask=attention_mask, use_cache=False).logits[:, :-1]
     logps = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
     entropy = None
@@ -42,7 +42,7 @@ def _logps(model: PreTrainedModel, sequences: list[tuple[list[int], list[int]]],
     return (logps * mask).sum(-1), entropy
 
 
-def padded(sequences: list[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
+def padded(sequences: list[tuple[list[int], list[int]]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """(input_ids [N, L], attention_mask [N, L], mask [N, L - 1] of what predicts a response token)."""
     width = max(len(prompt) + len(response) for prompt, response in sequences)
     ids, attention_mask = torch.zeros(2, len(sequences), width, dtype=torch.int64)
@@ -52,4 +52,4 @@ def padded(sequences: list[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor
         ids[row, :length] = torch.tensor(prompt + response)
         attention_mask[row, :length] = 1
         mask[row, len(prompt) - 1 : length - 1] = 1
-    return ids, attention_mask, mask
+    return ids.to(device), attention_mask.to(device), mask.to(device)

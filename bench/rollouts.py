@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from advgame.trainer.config import SamplingConfig
 from advgame.trainer.game import Rollout
@@ -53,6 +53,42 @@ def large_vocabulary() -> Case:
         model.get_output_embeddings().weight.normal_(std=0.45)
     torch.random.set_rng_state(state)
     return _case("30M parameters, V = 152,064", Endless(model, load_policy("smollm2-135m").tokenizer))
+
+
+QWEN = {  # name: hidden size, layers, heads, key heads, intermediate size
+    "0.5B": (896, 24, 14, 2, 4864),
+    "1.5B": (1536, 28, 12, 2, 8960),
+    "3B": (2048, 36, 16, 2, 11008),
+    "7B": (3584, 28, 28, 4, 18944),
+}
+BYTES_PER_PARAMETER = 2 * (4 + 4 + 8 + 4)
+"""Of two players: weights, moving average, AdamW and gradient."""
+
+
+def qwen() -> Case:
+    """A random model of Qwen2.5's shape, the largest that two players of leave 40% of the card free; random prompts."""
+    card = torch.cuda.get_device_properties(0).total_memory
+    name = None
+    for size, (hidden, layers, heads, key_heads, intermediate) in QWEN.items():
+        config = Qwen2Config(
+            vocab_size=152064, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+            num_key_value_heads=key_heads, intermediate_size=intermediate, tie_word_embeddings=True,
+        )  # fmt: skip
+        with torch.device("meta"):
+            parameters = Qwen2ForCausalLM(config).num_parameters()
+        if name is None or parameters * BYTES_PER_PARAMETER < 0.6 * card:
+            name, chosen = size, config
+    with torch.device("cuda"):
+        model = Qwen2ForCausalLM(chosen).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.normal_(std=6 / chosen.hidden_size**0.5)  # sure of its tokens
+    policy = Endless(model, load_policy("tiny").tokenizer)
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        player: [torch.randint(150000, (length,), generator=generator).tolist() for _ in range(count)]
+        for player, length, count in (("attacker", 250, 8), ("defender", 80, 16))
+    }
+    return Case(f"Qwen2.5-{name} shape", policy, *(_pairs(policy, inputs[player], 250, player) for player in inputs))
 
 
 def _case(name: str, policy: Policy) -> Case:

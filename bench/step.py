@@ -23,7 +23,7 @@ from measure import alternate, peak_memory
 from reference import BETA, padded, published_loss
 from rich.console import Console
 from rich.table import Table
-from rollouts import Case, large_vocabulary, smollm2
+from rollouts import Case, large_vocabulary, qwen, smollm2
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
@@ -52,7 +52,7 @@ class Result:
     flops: float
     """Of the step, counted by torch; those of our operators as if they compacted nothing."""
     gradient_error: float
-    """Relative Frobenius distance to the published step's, of both players' gradients together."""
+    """Relative Frobenius distance to the published step's in float64, of both players' gradients together."""
 
 
 def published(learner: Learner, pairs: list[Pair]) -> None:
@@ -64,13 +64,16 @@ def padded_step(backend: str | None) -> Backward:
 
     def backward(learner: Learner, pairs: list[Pair]) -> None:
         with torch.no_grad():
-            reference_logps = loss(learner.player.ema.model, pairs, torch.zeros(2 * len(pairs))).sequence_logps
+            zeros = torch.zeros(2 * len(pairs), device=learner.player.ema.model.device)
+            reference_logps = loss(learner.player.ema.model, pairs, zeros).sequence_logps
         loss(learner.player.policy.model, pairs, reference_logps).loss.backward()
 
     def loss(model: PreTrainedModel, pairs: list[Pair], reference_logps: Tensor):
         sides = []
         for responses in ([pair.chosen.token_ids for pair in pairs], [pair.rejected_ids for pair in pairs]):
-            ids, attention_mask, mask = padded(list(zip([pair.prompt_ids for pair in pairs], responses, strict=True)))
+            ids, attention_mask, mask = padded(
+                list(zip([pair.prompt_ids for pair in pairs], responses, strict=True)), model.device
+            )
             states = model.base_model(input_ids=ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
             sides.append(states[:, :-1][mask.bool()].split([len(response) for response in responses]))
         hidden = torch.cat([states for pair in zip(*sides, strict=True) for states in pair])
@@ -88,7 +91,7 @@ def packed_step(learner: Learner, pairs: list[Pair]) -> None:
         chosen, part = [group for i in indices for group in groups[i]], [pairs[i] for i in indices]
         batch = pack(chosen, list(range(len(chosen))), policy.device)
         with packed_attention(ema), torch.no_grad():
-            hidden, zeros = response_hidden(ema, batch), torch.zeros(2 * len(part))
+            hidden, zeros = response_hidden(ema, batch), torch.zeros(2 * len(part), device=ema.device)
             reference_logps = fused_loss(hidden, ema, part, zeros, None).sequence_logps
         with packed_attention(policy):
             loss = fused_loss(response_hidden(policy, batch), policy, part, reference_logps, None).loss
@@ -97,15 +100,16 @@ def packed_step(learner: Learner, pairs: list[Pair]) -> None:
 
 def fused_loss(hidden: Tensor, model: PreTrainedModel, pairs: list[Pair], reference_logps: Tensor, backend: str | None):
     responses = [ids for pair in pairs for ids in (pair.chosen.token_ids, pair.rejected_ids)]
-    targets = torch.tensor([token for ids in responses for token in ids])
-    cu_seqlens = torch.tensor([0, *(len(ids) for ids in responses)]).cumsum(0).int()
+    targets = torch.tensor([token for ids in responses for token in ids], device=hidden.device)
+    cu_seqlens = torch.tensor([0, *(len(ids) for ids in responses)]).cumsum(0).int().to(hidden.device)
     return linear_preference_loss(
-        hidden, targets=targets, cu_seqlens=cu_seqlens, reference_logps=reference_logps, beta=BETA, backend=backend,
-        **head(model),
+        hidden, targets=targets, cu_seqlens=cu_seqlens, reference_logps=reference_logps, beta=BETA,
+        filter_eps=LossConfig().filter_eps, backend=backend,
+        **head(model, hidden.dtype),
     )  # fmt: skip
 
 
-def trainers(reference: str, filter_eps: float | None) -> Backward:
+def trainers(reference: str, filter_eps: float) -> Backward:
     """What the trainer does."""
 
     def backward(learner: Learner, pairs: list[Pair]) -> None:
@@ -121,8 +125,8 @@ LADDER: dict[str, Backward] = {
     "+ response tokens only": padded_step("eager"),
     "+ fused, compacted loss": padded_step(None),
     "+ packing": packed_step,
-    "+ shared prompt": trainers("recompute", None),
-    "+ rollout reference: ours": trainers("rollout", None),
+    "+ shared prompt": trainers("recompute", LossConfig().filter_eps),
+    "+ rollout reference: ours": trainers("rollout", LossConfig().filter_eps),
     "ours, exact": trainers("recompute", 0.0),
 }
 """Each step has one idea more than the one above; the last one is the trainer's with nothing approximated."""
@@ -136,7 +140,7 @@ def bench(case: Case, budget: int, repeat: int) -> dict:
         step(learner, pairs, LADDER["ours, exact"])
         learner.optimizer.zero_grad(set_to_none=True)
 
-    results, expected = [], None
+    results, expected = [], exact_gradients(players)
     for name, backward in LADDER.items():
         console.print(f"  {name}", style="dim")
         gradients = []
@@ -145,7 +149,6 @@ def bench(case: Case, budget: int, repeat: int) -> dict:
                 backward(learner, pairs)
                 gradients += [parameter.grad for parameter in learner.player.policy.model.parameters()]
                 learner.optimizer.zero_grad(set_to_none=True)
-        expected = expected or gradients
         distance = sum((a - e).square().sum().item() for a, e in zip(gradients, expected, strict=True)) ** 0.5
         norm = sum(e.square().sum().item() for e in expected) ** 0.5
         del gradients
@@ -170,10 +173,11 @@ def make_player(name: str, policy: Policy, budget: int) -> Learner:
     """A copy of the policy that has moved a little away from its moving average."""
     config = PlayerConfig(loss=LossConfig(beta=BETA), optimizer=OptimizerConfig(lr=0.0, tokens_per_pack=budget))
     trained, average = (Policy(copy.deepcopy(policy.model), policy.tokenizer) for _ in range(2))
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(trained.model.device).manual_seed(0)
     with torch.no_grad():
         for parameter in trained.model.parameters():
-            parameter.add_(1e-3 * parameter.std(correction=0) * torch.randn(parameter.shape, generator=generator))
+            noise = torch.randn(parameter.shape, generator=generator, device=parameter.device)
+            parameter.add_(1e-3 * parameter.std(correction=0) * noise)
     average.model.requires_grad_(False)
     return make_learner(name, Player(trained, average), config)
 
@@ -205,6 +209,18 @@ HEAD_FLOPS = {
     torch.ops.advgame.preference: head_flops,
     torch.ops.advgame.logprobs: lambda hidden, weight, *_, **__: 2 * hidden[0] * hidden[1] * weight[0],
 }
+
+
+def exact_gradients(players: list[tuple[Learner, list[Pair]]]) -> list[Tensor]:
+    """The published step's, in float64; on CUDA, where that is slow and large, in float32."""
+    gradients = []
+    for learner, pairs in players:
+        models = [copy.deepcopy(policy.model) for policy in (learner.player.policy, learner.player.ema)]
+        with torch.autocast("cuda", enabled=False):
+            policy, reference = (model if model.device.type == "cuda" else model.double() for model in models)
+            published_loss(policy, reference, pairs).backward()
+        gradients += [parameter.grad.float() for parameter in policy.parameters()]
+    return gradients
 
 
 def steps(players: list[tuple[Learner, list[Pair]]], backward: Backward) -> None:
@@ -264,9 +280,10 @@ def draw(reports: list[dict], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cases = {"smollm2-135m": smollm2, "large-vocabulary": large_vocabulary}
-    parser.add_argument("--model", default=",".join(cases), help=f"of {', '.join(cases)}")
-    parser.add_argument("--tokens-per-pack", type=int, default=1024)
+    cases = {"smollm2-135m": smollm2, "large-vocabulary": large_vocabulary, "qwen": qwen}
+    usual = "qwen" if torch.cuda.is_available() else "smollm2-135m,large-vocabulary"
+    parser.add_argument("--model", default=usual, help=f"of {', '.join(cases)} (as large as the GPU takes)")
+    parser.add_argument("--tokens-per-pack", type=int, default=512)
     parser.add_argument("--repeat", type=int, default=5, help="timed runs of each")
     parser.add_argument("--json", type=Path, default=Path("runs/bench/step.json"), help="results; the plot goes beside")
     options = parser.parse_args()
@@ -278,7 +295,9 @@ def main() -> None:
     options.json.parent.mkdir(parents=True, exist_ok=True)
     reports = []
     for name in options.model.split(","):
-        reports.append(bench(cases[name](), options.tokens_per_pack, options.repeat))
+        case = cases[name]()
+        with torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_available()):
+            reports.append(bench(case, options.tokens_per_pack, options.repeat))
         print_table(reports[-1])
     options.json.write_text(json.dumps(reports, indent=1))
     draw(reports, options.json.with_suffix(".png"))

@@ -60,7 +60,7 @@ def load_games(checkpoint: Path) -> list[Game]:
 
 def load_optimizer(checkpoint: Path, learner: Learner) -> None:
     tensors = load_file(checkpoint / f"{learner.name}_optimizer.safetensors")
-    for name, parameter in learner.player.policy.model.named_parameters():
+    for name, parameter in learner.player.policy.named_parameters().items():
         prefix = f"{name}/"
         state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         if state:
@@ -92,7 +92,7 @@ def _optimizer_tensors(learner: Learner) -> dict[str, torch.Tensor]:
     state = learner.optimizer.state
     return {
         f"{name}/{key}": value
-        for name, parameter in learner.player.policy.model.named_parameters()
+        for name, parameter in learner.player.policy.named_parameters().items()
         for key, value in state.get(parameter, {}).items()
     }
 

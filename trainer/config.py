@@ -60,10 +60,13 @@ class LossConfig:
         0.0, "probability that a preference is taken as flipped (dpo only)", low=0, high=0.499
     )
     nll_weight: float = setting(0.0, "weight of the chosen response's negative log-prob per token", low=0)
-    filter_eps: float | None = setting(
-        None, "relative error allowed in the gradient by the logits, for speed; 0 is exact, null the kernels' choice",
-        low=0, high=0.5,
-    )  # fmt: skip
+    filter_eps: float = setting(
+        2e-4,
+        "relative error allowed in the gradient by the logits, for speed; the weights' gradients are off by up to 20 "
+        "times as much; 0 allows none",
+        low=0,
+        high=0.5,
+    )
 
 
 @dataclass
@@ -83,6 +86,12 @@ class OptimizerConfig:
 
 
 @dataclass
+class LoraConfig:
+    rank: int = setting(0, "rank of an adapter on every linear layer but the LM head; 0 trains all weights", low=0)
+    alpha: float = setting(32.0, "the adapter counts alpha / rank times", low=1e-9)
+
+
+@dataclass
 class PlayerConfig:
     model: str = setting(
         "smollm2-135m", "a Hugging Face model folder, a .gguf file, `smollm2-135m` or `tiny` (random weights)"
@@ -96,6 +105,7 @@ class PlayerConfig:
         "rollout",
         "where the reference's log-probs come from: from the moving average as it sampled (free), or as it is now",
     )
+    lora: LoraConfig = section(LoraConfig, "adapters over a frozen model, which players of the same model share")
     sampling: SamplingConfig = section(SamplingConfig, "how the player samples")
     loss: LossConfig = section(LossConfig, "what the player minimises")
     optimizer: OptimizerConfig = section(OptimizerConfig, "how it is minimised")
@@ -255,8 +265,9 @@ def _merge(config: Any, update: Any, origin: str) -> Any:
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or ""
         message = ": ".join(filter(None, (origin, name, _first_line(error))))
-        close = None if "Did you mean" in message else _closest(name, update)
-        raise ConfigError(message + (f"; did you mean {close}?" if close else "")) from error
+        if close := _closest(name, update):
+            message = f"{message.split('. Did you mean')[0]}; did you mean {close}?"
+        raise ConfigError(message) from error
 
 
 def _closest(name: str, update: Any) -> str | None:

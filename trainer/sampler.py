@@ -35,6 +35,7 @@ def sample(policy: Policy, prompts: list[Prompt], config: SamplingConfig) -> lis
 
 
 def _sample_batch(policy: Policy, prompts: list[Prompt], config: SamplingConfig) -> list[Rollout]:
+    policy.activate()
     model, tokenizer = policy.model, policy.tokenizer
     width = max(len(prompt.token_ids) for prompt in prompts)
     input_ids = torch.full((len(prompts), width), tokenizer.pad_token_id)

@@ -16,7 +16,7 @@ from advgame.trainer.judges import Judge
 from advgame.trainer.judges.model import make_model_judge
 from advgame.trainer.judges.rules import judge_by_rules
 from advgame.trainer.learner import Learner, learn, make_learner
-from advgame.trainer.models import Player, load_player
+from advgame.trainer.models import Player, load_players
 from advgame.trainer.pairs import attacker_pairs, defender_pairs
 from advgame.trainer.play import play
 from advgame.trainer.plots import draw_curves
@@ -114,15 +114,13 @@ def make_judge(config: Config, prompts: Prompts) -> Judge:
 
 def load_learners(config: Config, run: Path, step: int) -> tuple[Learner, Learner, list[Game]]:
     """Attacker and defender as they were after `step` steps, and the games that are not used up."""
-    learners = []
-    saved = checkpoint.folder(run, step)
-    for name, player_config in (("attacker", config.attacker), ("defender", config.defender)):
-        player = load_player(saved / name, saved / f"{name}_ema") if step else load_player(player_config.model)
-        learner = make_learner(name, player, player_config)
-        if step:
+    saved = checkpoint.folder(run, step) if step else None
+    players = load_players(config, saved)
+    learners = [make_learner(name, player, getattr(config, name)) for name, player in players.items()]
+    if saved:
+        for learner in learners:
             checkpoint.load_optimizer(saved, learner)
-        learners.append(learner)
-    return *learners, checkpoint.load_games(saved) if step else []
+    return *learners, checkpoint.load_games(saved) if saved else []
 
 
 def timing(seconds: float, progress: Progress, played: list[Game]) -> dict:
