@@ -89,7 +89,7 @@ def packed_step(learner: Learner, pairs: list[Pair]) -> None:
     sizes = [sum(group.tokens for group in pair) for pair in groups]
     for indices in plan_packs(sizes, learner.config.optimizer.tokens_per_pack):
         chosen, part = [group for i in indices for group in groups[i]], [pairs[i] for i in indices]
-        batch = pack(chosen, list(range(len(chosen))), policy.device)
+        batch = pack(chosen, policy.device)
         with packed_attention(ema), torch.no_grad():
             hidden, zeros = response_hidden(ema, batch), torch.zeros(2 * len(part), device=ema.device)
             reference_logps = fused_loss(hidden, ema, part, zeros, None).sequence_logps

@@ -53,13 +53,21 @@ class SamplingConfig:
 
 @dataclass
 class LossConfig:
-    name: Literal["dpo", "ipo"] = setting("dpo", "preference loss")
-    beta: float = setting(0.1, "strength of the pull towards the reference, > 0", low=1e-9)
+    name: Literal["dpo", "ipo", "grpo"] = setting("dpo", "on pairs (dpo, ipo), or on all samples' advantages (grpo)")
+    beta: float = setting(0.1, "strength of the pull towards the reference; only with grpo it may be 0", low=0)
     length_normalize: bool = setting(False, "divide each log-prob sum by its number of tokens")
     label_smoothing: float = setting(
         0.0, "probability that a preference is taken as flipped (dpo only)", low=0, high=0.499
     )
-    nll_weight: float = setting(0.0, "weight of the chosen response's negative log-prob per token", low=0)
+    nll_weight: float = setting(0.0, "weight of the chosen response's negative log-prob per token (dpo and ipo)", low=0)
+    normalization: Literal["length_normalized", "token_mean", "sum"] = setting(
+        "length_normalized", "mean over samples of their token means, over all tokens, or over samples of sums (grpo)"
+    )
+    importance_cap: float | None = setting(
+        None,
+        "truncates the ratio of policy to sampler that corrects for old samples; null: no correction (grpo)",
+        low=0,
+    )
     filter_eps: float = setting(
         2e-4,
         "relative error allowed in the gradient by the logits, for speed; the weights' gradients are off by up to 20 "
@@ -99,12 +107,19 @@ class PlayerConfig:
     train: bool = setting(True, "false freezes the player")
     samples: int = setting(2, "samples per input: A for the attacker, D for the defender", low=1)
     ema_decay: float = setting(
-        0.95, "decay per step of the moving average that samples and is the reference", low=0, high=0.999999
+        0.95,
+        "decay per step of the moving average that samples and is the reference; 1 keeps what the run began with",
+        low=0,
+        high=1,
+    )
+    sample_from: Literal["ema", "policy"] = setting(
+        "ema", "who plays: the moving average (off-policy), or the policy as it is (on-policy)"
     )
     reference: Literal["rollout", "recompute"] = setting(
         "rollout",
         "where the reference's log-probs come from: from the moving average as it sampled (free), or as it is now",
     )
+    min_gap: float = setting(0.0, "a pair's rewards differ by at least this much (dpo and ipo)", low=0)
     lora: LoraConfig = section(LoraConfig, "adapters over a frozen model, which players of the same model share")
     sampling: SamplingConfig = section(SamplingConfig, "how the player samples")
     loss: LossConfig = section(LossConfig, "what the player minimises")
@@ -121,8 +136,9 @@ class AttackerConfig(PlayerConfig):
         "pairwise",
         "how the defender's responses are scored for the attacker; none: every valid prompt gets 0",
     )
-    reward_from: Literal["best", "first"] = setting(
-        "best", "the response that counts: the defender's best under its own reward, or its first valid one"
+    reward_from: Literal["best", "first", "mean"] = setting(
+        "best",
+        "what counts: the defender's best response under its own reward, its first valid one, or all, on average",
     )
 
 
@@ -136,6 +152,7 @@ class DefenderConfig(PlayerConfig):
     judge: Literal["pairwise", "pointwise", "none"] = setting(
         "pairwise", "how its responses are scored; none: every valid response gets 0"
     )
+    replay_seeds: bool = setting(False, "the defender also answers, and learns from, the plain seeds")
     condition_on: Literal["prompt", "seed"] = setting(
         "prompt", "the query that its responses are judged on: the attacker's prompt, or the seed"
     )
@@ -172,6 +189,10 @@ class Config:
     steps_per_batch: int = setting(
         4, "optimiser steps per batch of rollouts; each trains on an equal share of its seeds", low=1
     )
+    schedule: Literal["joint", "sequential"] = setting(
+        "joint", "both players learn at every step, or they take turns, the attacker first, against a frozen opponent"
+    )
+    steps_per_turn: int = setting(50, "steps of a turn (sequential)", low=1)
     templates: str | None = setting(
         None, "folder whose .txt files replace the shipped templates of the same name; `small`: for tiny models"
     )
@@ -236,8 +257,12 @@ def check(config: Config) -> None:
     for name, player in (("attacker", config.attacker), ("defender", config.defender)):
         if player.train and player.samples < 2:
             raise ConfigError(f"{name}.samples={player.samples}: a pair needs 2; set it, or {name}.train=false")
-        if player.loss.name != "dpo" and player.loss.label_smoothing:
-            raise ConfigError(f"{name}.loss.label_smoothing={player.loss.label_smoothing}: for dpo only; set it to 0")
+        _check_loss(name, player.loss)
+        if player.sample_from == "policy" and player.reference == "rollout":
+            raise ConfigError(
+                f"{name}.sample_from=policy: the rollout's log-probs are not the reference's; "
+                f"set {name}.reference=recompute"
+            )
         betas = player.optimizer.betas
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ConfigError(f"{name}.optimizer.betas={betas}: expected two numbers in [0, 1)")
@@ -250,6 +275,27 @@ def check(config: Config) -> None:
         raise ConfigError("judge.kind=model needs judge.model=FOLDER")
     if config.judge.kind == "rules" and config.judge.model is not None:
         raise ConfigError(f"judge.model={config.judge.model} has no effect with judge.kind=rules; set kind=model")
+
+
+def _check_loss(name: str, loss: LossConfig) -> None:
+    default = LossConfig()
+    for option, losses in {
+        "label_smoothing": ("dpo",),
+        "length_normalize": ("dpo", "ipo"),
+        "nll_weight": ("dpo", "ipo"),
+        "normalization": ("grpo",),
+        "importance_cap": ("grpo",),
+    }.items():
+        value, usual = getattr(loss, option), getattr(default, option)
+        if loss.name not in losses and value != usual:
+            usual = "null" if usual is None else usual
+            raise ConfigError(
+                f"{name}.loss.{option}={value}: for {' and '.join(losses)} only, not {loss.name}; set it to {usual}"
+            )
+    if loss.beta == 0 and loss.name != "grpo":
+        raise ConfigError(f"{name}.loss.beta=0: must be positive with {loss.name}")
+    if loss.importance_cap == 0:
+        raise ConfigError(f"{name}.loss.importance_cap=0: must be positive, or null")
 
 
 def _read_yaml(path: Path) -> Any:

@@ -101,8 +101,12 @@ def _numbers(record: dict) -> list[tuple[str, str]]:
         ("defender reward", number(game["defender_reward"])),
         ("attacker loss", number(record["attacker"].get("loss"), ".4f")),
         ("defender loss", number(record["defender"].get("loss"), ".4f")),
-        ("attacker pairs", str(record["attacker"]["pairs"])),
-        ("defender pairs", str(record["defender"]["pairs"])),
+        *(
+            (f"{player} {kind}", str(record[player][kind]))
+            for player in ("attacker", "defender")
+            for kind in ("pairs", "groups")
+            if kind in record[player]
+        ),
         ("sampled tok/s", number(timing["sampled_tokens_per_second"], ".0f")),
         ("step s", number(timing["seconds"], ".1f")),
     ]

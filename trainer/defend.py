@@ -1,8 +1,8 @@
-"""Valid attacks -> defender rollouts: every valid attack is answered D times."""
+"""Valid attacks -> defender rollouts: each, and the plain seed where it is replayed, is answered D times."""
 
 from advgame.trainer.config import DefenderConfig
 from advgame.trainer.formats import DEFENDER_FORMATS, parse
-from advgame.trainer.game import Game, Response, Rollout
+from advgame.trainer.game import Attack, Game, Response, Rollout
 from advgame.trainer.models import Policy
 from advgame.trainer.prompts import Prompts, chat_ids
 from advgame.trainer.sampler import Prompt, sample
@@ -14,14 +14,16 @@ def defend(
     """Adds the responses; `keys` are the games' random keys."""
     requests = []
     for game, key in zip(games, keys, strict=True):
-        for a, attack in enumerate(game.attacks):
+        if config.replay_seeds:
+            game.plain = Attack("no_error", Rollout([], [], "", finished=True), content=game.seed.prompt)
+        for a, attack in enumerate(game.prompts):
             attack.responses = [Response() for _ in range(config.samples)]
             if attack.outcome == "no_error":
                 text = prompts.defender(config.format, config.instruction, attack.content)
                 attack.prompt_ids = chat_ids(policy.tokenizer, text)
                 requests += [Prompt(attack.prompt_ids, (*key, "defender", a, d)) for d in range(config.samples)]
     rollouts = iter(sample(policy, requests, config.sampling))
-    for attack in (attack for game in games for attack in game.attacks):
+    for attack in (attack for game in games for attack in game.prompts):
         if attack.outcome == "no_error":
             attack.responses = [read_response(next(rollouts), config.format) for _ in attack.responses]
     return games

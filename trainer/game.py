@@ -78,15 +78,25 @@ class Game:
     prompt_ids: list[int]
     """The attacker's input tokens."""
     attacks: list[Attack]
+    plain: Attack | None = None
+    """The seed itself as one more prompt of the defender, with an empty rollout; None where seeds are not replayed."""
+
+    @property
+    def prompts(self) -> list[Attack]:
+        """All that the defender may be shown."""
+        return self.attacks if self.plain is None else [*self.attacks, self.plain]
 
 
 def game_from_dict(data: dict) -> Game:
     """The inverse of dataclasses.asdict."""
-    attacks = []
-    for attack in data["attacks"]:
-        responses = [
-            Response(**{**response, "rollout": Rollout(**response["rollout"]) if response["rollout"] else None})
-            for response in attack["responses"]
-        ]
-        attacks.append(Attack(**{**attack, "rollout": Rollout(**attack["rollout"]), "responses": responses}))
-    return Game(seed=Seed(**data["seed"]), prompt_ids=data["prompt_ids"], attacks=attacks)
+    attacks = [_attack_from_dict(attack) for attack in data["attacks"]]
+    plain = _attack_from_dict(data["plain"]) if data["plain"] else None
+    return Game(Seed(**data["seed"]), data["prompt_ids"], attacks, plain)
+
+
+def _attack_from_dict(data: dict) -> Attack:
+    responses = [
+        Response(**{**response, "rollout": Rollout(**response["rollout"]) if response["rollout"] else None})
+        for response in data["responses"]
+    ]
+    return Attack(**{**data, "rollout": Rollout(**data["rollout"]), "responses": responses})

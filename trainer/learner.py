@@ -1,4 +1,4 @@
-"""Pairs -> packs -> loss -> optimiser -> EMA, for one player."""
+"""Pairs, or scored groups -> packs -> loss -> optimiser -> EMA, for one player."""
 
 import math
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
-from advgame.kernels import linear_logprobs, linear_preference_loss
+from advgame.kernels import linear_logprobs
 from advgame.trainer import distributed
 from advgame.trainer.config import ConfigError, OptimizerConfig, PlayerConfig
 from advgame.trainer.models import Player, Policy, head
+from advgame.trainer.objectives import Item, metric_names, objective, size
 from advgame.trainer.packed import packed_attention, response_hidden
-from advgame.trainer.packing import Group, Pack, pack, plan_packs
-from advgame.trainer.pairs import Pair
+from advgame.trainer.packing import Pack, pack, plan_packs
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,28 @@ def make_learner(name: str, player: Player, config: PlayerConfig) -> Learner:
     return Learner(name, player, _adamw(player.policy, config.optimizer), config)
 
 
-def learn(learner: Learner, pairs: list[Pair], step: int) -> dict:
-    """One optimiser step on the mean loss over `pairs`, those of all processes, then the EMA's.
+def learn(learner: Learner, items: list[Item], step: int, its_turn: bool = True) -> dict:
+    """One optimiser step on the mean loss over `items`, those of all processes, then the EMA's.
 
-    Without any pair the optimiser rests and only the EMA moves. Returns the step's metrics. Raises
-    FloatingPointError, before the weights are touched, when the gradient is not finite.
+    A player that is frozen, or whose turn it is not, stays as it is. Without any item the optimiser rests and only the
+    EMA moves. Returns the step's metrics. Raises FloatingPointError, before the weights are touched, when the gradient is
+    not finite.
     """
-    config = learner.config
-    if not config.train:
-        return {"pairs": len(pairs)}
-    metrics = {"pairs": len(pairs), "lr": _set_learning_rate(learner, step)}
-    if pairs:
+    config, count = learner.config, {"groups" if learner.config.loss.name == "grpo" else "pairs": len(items)}
+    if not (config.train and its_turn):
+        return count
+    metrics = count | {"lr": _set_learning_rate(learner, step)}
+    if size(config.loss, items):
         learner.optimizer.zero_grad(set_to_none=True)
-        totals = accumulate(learner, pairs)
+        totals = accumulate(learner, items)
         parameters = list(learner.player.policy.named_parameters().values())
         for parameter in parameters:
-            if parameter.grad is None:  # this process had no pair
+            if parameter.grad is None:  # this process had no item
                 parameter.grad = torch.zeros_like(parameter)
         distributed.sum_([totals, *(parameter.grad for parameter in parameters)])
         limit = config.optimizer.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit).item()
-        metrics |= dict(zip(_TOTALS, (totals / len(pairs)).tolist(), strict=True)) | {"grad_norm": norm}
+        metrics |= dict(zip(metric_names(config.loss), totals.tolist(), strict=True)) | {"grad_norm": norm}
         if config.reference == "rollout":  # nothing to compare it with
             del metrics["reference_mismatch"]
         if not (math.isfinite(norm) and math.isfinite(metrics["loss"])):
@@ -72,62 +73,33 @@ def learn(learner: Learner, pairs: list[Pair], step: int) -> dict:
     return metrics
 
 
-_TOTALS = (
-    "loss", "accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_logp", "rejected_logp",
-    "reference_mismatch",
-)  # fmt: skip
-"""accuracy: share of pairs whose margin is positive; margin, rewards: DPO's implicit ones; logp: of sequences;
-reference_mismatch: per token, how far the reference's log-probs are from those that the rollout was sampled with."""
+def accumulate(learner: Learner, items: list[Item]) -> Tensor:
+    """Gradients of this process's part of the mean loss; returns its part of the metrics.
 
-
-def accumulate(learner: Learner, pairs: list[Pair]) -> Tensor:
-    """Gradients of this process's part of the mean loss; returns its part of the sums of _TOTALS.
-
-    The mean is over all pairs: neither their packs nor the processes matter to it.
+    The mean is over all items: neither their packs nor the processes matter to it.
     """
     policy, config = learner.player.policy, learner.config
-    share = distributed.my_share(pairs)
-    groups = [Group(pair.prompt_ids, [pair.chosen.token_ids, pair.rejected_ids]) for pair in share]
-    totals = torch.zeros(len(_TOTALS), device=policy.model.device)
+    share = distributed.my_share(items)
+    metrics = torch.zeros(len(metric_names(config.loss)), device=policy.model.device)
     try:
-        plan = plan_packs([group.tokens for group in groups], config.optimizer.tokens_per_pack)
+        plan = plan_packs([item.group.tokens for item in share], config.optimizer.tokens_per_pack)
     except ValueError as error:
         raise ConfigError(f"{learner.name}.optimizer.tokens_per_pack: {error}") from error
     for indices in plan:
-        batch = pack(groups, indices, policy.model.device)
-        sampled = torch.tensor([logp for i in indices for logp in share[i].logprobs], device=policy.model.device)
-        logps = sampled if config.reference == "rollout" else reference_logps(learner.player.ema, batch)
+        part = [share[i] for i in indices]
+        batch = pack([item.group for item in part], policy.model.device)
+        sampled = torch.tensor([logp for item in part for logp in item.logprobs], device=policy.model.device)
+        reference = sampled if config.reference == "rollout" else reference_logps(learner.player.ema, batch)
         policy.activate()
         with packed_attention(policy.model):
             hidden = response_hidden(policy.model, batch)
-            output = linear_preference_loss(
-                hidden,
-                targets=batch.targets,
-                cu_seqlens=batch.cu_seqlens,
-                reference_logps=sequence_sums(logps, batch.cu_seqlens),
-                loss=config.loss.name,
-                beta=config.loss.beta,
-                length_normalize=config.loss.length_normalize,
-                label_smoothing=config.loss.label_smoothing,
-                nll_weight=config.loss.nll_weight,
-                filter_eps=config.loss.filter_eps,
-                **head(policy.model, hidden.dtype),
+            loss, sums = objective(
+                config.loss, hidden, head(policy.model, hidden.dtype), batch, part, reference, sampled
             )
-            (output.loss * (len(indices) / len(pairs))).backward()
-        margins = output.chosen_rewards - output.rejected_rewards
-        totals += torch.stack(
-            [
-                output.loss.detach() * len(indices),
-                (margins > 0).sum(),
-                margins.sum(),
-                output.chosen_rewards.sum(),
-                output.rejected_rewards.sum(),
-                output.sequence_logps[0::2].sum(),
-                output.sequence_logps[1::2].sum(),
-                (sequence_sums((logps - sampled).abs(), batch.cu_seqlens) / batch.cu_seqlens.diff()).sum() / 2,
-            ]
-        )
-    return totals
+            loss = loss * (size(config.loss, part) / size(config.loss, items))
+            loss.backward()
+        metrics += torch.stack([loss.detach(), *(value / len(items) for value in sums.values())])
+    return metrics
 
 
 @torch.no_grad()

@@ -69,7 +69,7 @@ def _difference(model: PreTrainedModel) -> float:
     ids = [token % vocab for token in range(5, 40)]
     groups = [Group(ids[:9], [ids[9:14], ids[14:21]]), Group(ids[21:26], [ids[26:33], ids[33:35]])]
     with packed_attention(model):
-        actual = response_hidden(model, pack(groups, [0, 1], model.device))
+        actual = response_hidden(model, pack(groups, model.device))
     expected = torch.cat(
         [
             model.base_model(torch.tensor([group.prompt + completion], device=model.device)).last_hidden_state[

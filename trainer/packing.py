@@ -29,8 +29,6 @@ class Group:
 class Pack:
     """T tokens that are forwarded together: all prompts, then all completions; R response tokens in S sequences."""
 
-    groups: list[int]
-    """Which groups these are, in the order of their completions."""
     input_ids: Tensor
     """[T] int64"""
     position_ids: Tensor
@@ -71,18 +69,17 @@ def plan_packs(tokens: list[int], budget: int) -> list[list[int]]:
     return [sorted(pack) for pack in packs]
 
 
-def pack(groups: list[Group], indices: list[int], device: torch.device) -> Pack:
-    """The groups at `indices`, put together on `device`."""
-    chosen = [groups[index] for index in indices]
+def pack(groups: list[Group], device: torch.device) -> Pack:
+    """The groups, put together on `device`."""
     layout = shared_prompts(
-        [len(group.prompt) for group in chosen],
-        [[len(completion) - 1 for completion in group.completions] for group in chosen],
+        [len(group.prompt) for group in groups],
+        [[len(completion) - 1 for completion in group.completions] for group in groups],
         device,
     )
     prompt_ids, prompt_positions, ids, positions = [], [], [], []
     predictors, targets, lengths = [], [], []
     first = layout.prompts.host[-1]
-    for group in chosen:
+    for group in groups:
         prompt_ids += group.prompt
         prompt_positions += range(len(group.prompt))
         last_of_prompt = len(prompt_ids) - 1
@@ -96,4 +93,4 @@ def pack(groups: list[Group], indices: list[int], device: torch.device) -> Pack:
     tensors = (prompt_ids + ids, prompt_positions + positions, predictors, targets)
     input_ids, position_ids, *rest = (torch.tensor(values, dtype=torch.int64, device=device) for values in tensors)
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int().to(device)
-    return Pack(indices, input_ids, position_ids, layout, *rest, cu_seqlens)
+    return Pack(input_ids, position_ids, layout, *rest, cu_seqlens)

@@ -23,12 +23,12 @@ class Group:
 
 def reward(games: list[Game], judge: Judge, attacker: AttackerConfig, defender: DefenderConfig) -> list[Game]:
     """Sets scores, rewards and the outcomes that depend on them."""
-    for attack in (attack for game in games for attack in game.attacks):
+    for attack in (attack for game in games for attack in game.prompts):
         if attack.outcome == "no_error" and not any(r.outcome == "no_error" for r in attack.responses):
             attack.outcome = "no_valid_response"
     _score_responses(games, judge, defender)
     _score_attacks(games, judge, attacker)
-    for attack in (attack for game in games for attack in game.attacks):
+    for attack in (attack for game in games for attack in game.prompts):
         attack.reward = patched_reward(attack.outcome, attack.score)
         for response in attack.responses:
             response.reward = patched_reward(response.outcome, response.score)
@@ -58,7 +58,7 @@ def _score_responses(games: list[Game], judge: Judge, config: DefenderConfig) ->
         return
     groups, members = [], []
     for game in games:
-        for attack in game.attacks:
+        for attack in game.prompts:
             valid = [response for response in attack.responses if response.outcome == "no_error"]
             query = attack.content if config.condition_on == "prompt" else game.seed.prompt
             groups.append(Group(game.seed, query, [response.content for response in valid]))
@@ -75,32 +75,39 @@ def _score_attacks(games: list[Game], judge: Judge, config: AttackerConfig) -> N
         return
     groups, members = [], []
     for game in games:
-        played = [
-            (attack, response)
-            for attack in game.attacks
-            if attack.outcome == "no_error"
-            and (response := counted_response(attack, config.reward_from)).outcome == "no_error"
-        ]
-        groups.append(Group(game.seed, game.seed.prompt, [response.content for _, response in played]))
-        members.append([attack for attack, _ in played])
+        counted = [(attack, counted_responses(attack, config.reward_from)) for attack in game.attacks]
+        for turn in range(max((len(responses) for _, responses in counted), default=0)):
+            played = [(attack, responses[turn]) for attack, responses in counted if turn < len(responses)]
+            played = [(attack, response) for attack, response in played if response.outcome == "no_error"]
+            groups.append(Group(game.seed, game.seed.prompt, [response.content for _, response in played]))
+            members.append([attack for attack, _ in played])
+    received: dict[int, list[float | None]] = {}
     for played, scores in zip(members, _judge_groups(groups, judge, config.judge, ATTACKER_RUBRIC), strict=True):
         for attack, score in zip(played, scores, strict=True):
-            attack.score = score
-            if score is None:
-                attack.outcome = "bad_att_judge"
+            received.setdefault(id(attack), []).append(score)
+    for attack in (attack for game in games for attack in game.attacks if id(attack) in received):
+        scores = [score for score in received[id(attack)] if score is not None]
+        attack.score = round(sum(scores) / len(scores), 4) if scores else None
+        if attack.score is None:
+            attack.outcome = "bad_att_judge"
 
 
-def counted_response(attack: Attack, reward_from: str) -> Response:
-    """The response that decides a valid attack's reward; where the judge failed on all, the first of those."""
+def counted_responses(attack: Attack, reward_from: str) -> list[Response]:
+    """What decides an attack's reward: one response, or all that are valid; where the judge failed on all, the first.
+
+    Empty for an attack that is not valid.
+    """
+    if attack.outcome != "no_error":
+        return []
     if reward_from == "best":
         best = best_index([response.score for response in attack.responses])
         if best is not None:
-            return attack.responses[best]
-    for outcome in ("no_error", "bad_def_judge"):
-        for response in attack.responses:
-            if response.outcome == outcome:
-                return response
-    raise AssertionError("a valid attack has a response that was valid before it was judged")
+            return [attack.responses[best]]
+    valid = [response for response in attack.responses if response.outcome == "no_error"]
+    if reward_from == "mean" and valid:
+        return valid
+    judged = valid or [response for response in attack.responses if response.outcome == "bad_def_judge"]
+    return judged[:1]
 
 
 def best_index(values: list[float | None]) -> int | None:

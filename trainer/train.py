@@ -9,7 +9,8 @@ import transformers
 from rich.text import Text
 
 from advgame.trainer import checkpoint, distributed, metrics
-from advgame.trainer.config import Config, ConfigError
+from advgame.trainer.advantages import attacker_groups, defender_groups
+from advgame.trainer.config import AttackerConfig, Config, ConfigError, DefenderConfig
 from advgame.trainer.console import Progress
 from advgame.trainer.game import Game, Seed
 from advgame.trainer.judges import Judge
@@ -17,6 +18,7 @@ from advgame.trainer.judges.model import make_model_judge
 from advgame.trainer.judges.rules import judge_by_rules
 from advgame.trainer.learner import Learner, learn, make_learner
 from advgame.trainer.models import Player, load_players
+from advgame.trainer.objectives import Item
 from advgame.trainer.pairs import attacker_pairs, defender_pairs
 from advgame.trainer.play import play
 from advgame.trainer.plots import draw_curves
@@ -60,10 +62,11 @@ def train(config: Config) -> None:
                 games = play(dealt, batch, attacker.player, defender.player, judge, prompts, config, progress)
             size = len(games) // config.steps_per_batch
             share = games[part * size : (part + 1) * size]
+            attacker_learns, defender_learns = turn(config, step)
             with progress.stage("attacker learns"):
-                attacker_metrics = learn(attacker, attacker_pairs(share), step)
+                attacker_metrics = learn(attacker, attacker_items(share, config.attacker), step, attacker_learns)
             with progress.stage("defender learns"):
-                defender_metrics = learn(defender, defender_pairs(share), step)
+                defender_metrics = learn(defender, defender_items(share, config.defender), step, defender_learns)
             record = {
                 "step": step + 1,
                 "batch": batch,
@@ -90,6 +93,22 @@ def train(config: Config) -> None:
         progress.console.print(Text(lines), soft_wrap=True)
 
 
+def turn(config: Config, step: int) -> tuple[bool, bool]:
+    """Whether the attacker learns at a step, and whether the defender does."""
+    if config.schedule == "joint":
+        return True, True
+    attackers = step // config.steps_per_turn % 2 == 0
+    return attackers, not attackers
+
+
+def attacker_items(games: list[Game], config: AttackerConfig) -> list[Item]:
+    return attacker_groups(games) if config.loss.name == "grpo" else attacker_pairs(games, config.min_gap)
+
+
+def defender_items(games: list[Game], config: DefenderConfig) -> list[Item]:
+    return defender_groups(games) if config.loss.name == "grpo" else defender_pairs(games, config.min_gap)
+
+
 def check_budgets(config: Config, attacker: Player, defender: Player, seeds: list[Seed], prompts: Prompts) -> None:
     """Whether the longest pairs that can be sampled fit into a pack. Raises ConfigError."""
     texts = [prompts.attacker(seed.category, config.attacker.format, seed.prompt) for seed in seeds]
@@ -99,10 +118,11 @@ def check_budgets(config: Config, attacker: Player, defender: Player, seeds: lis
     of_defender = len(chat_ids(defender.policy.tokenizer, empty)) + config.attacker.sampling.max_new_tokens
     for name, prompt in (("attacker", of_attacker), ("defender", of_defender)):
         player = getattr(config, name)
-        group, budget = prompt + 2 * player.sampling.max_new_tokens, player.optimizer.tokens_per_pack
+        samples = player.samples if player.loss.name == "grpo" else 2
+        group, budget = prompt + samples * player.sampling.max_new_tokens, player.optimizer.tokens_per_pack
         if player.train and group > budget:
             raise ConfigError(
-                f"{name}.optimizer.tokens_per_pack={budget}: a prompt of {prompt} tokens and two samples of "
+                f"{name}.optimizer.tokens_per_pack={budget}: a prompt of {prompt} tokens and {samples} samples of "
                 f"{name}.sampling.max_new_tokens={player.sampling.max_new_tokens} do not fit; "
                 f"set tokens_per_pack to {group} or more"
             )

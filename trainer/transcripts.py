@@ -13,8 +13,11 @@ def write_transcript(file: Path, games: list[Game]) -> None:
 
 def _game(game: Game) -> str:
     lines = [f"=== {game.seed.category} seed: {printable(game.seed.prompt)}"]
-    for a, attack in enumerate(game.attacks, start=1):
-        lines += ["", f"  attack {a}: {_verdict(attack)}", _indent(attack.rollout.text, 6)]
+    for a, attack in enumerate(game.prompts, start=1):
+        if attack is game.plain:
+            lines += ["", "  as it is:"]
+        else:
+            lines += ["", f"  attack {a}: {_verdict(attack)}", _indent(attack.rollout.text, 6)]
         for d, response in enumerate(attack.responses, start=1):
             if response.rollout is not None:
                 lines += [f"    response {d}: {_verdict(response)}", _indent(response.rollout.text, 8)]
