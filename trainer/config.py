@@ -102,7 +102,9 @@ class LoraConfig:
 @dataclass
 class PlayerConfig:
     model: str = setting(
-        "smollm2-135m", "a Hugging Face model folder, a .gguf file, `smollm2-135m` or `tiny` (random weights)"
+        "smollm2-135m",
+        "a Hugging Face model folder, a .gguf file, `smollm2-135m`, `tiny` (random weights), `arena-attacker` or "
+        "`arena-defender`",
     )
     train: bool = setting(True, "false freezes the player")
     samples: int = setting(2, "samples per input: A for the attacker, D for the defender", low=1)
@@ -160,8 +162,10 @@ class DefenderConfig(PlayerConfig):
 
 @dataclass
 class JudgeConfig:
-    kind: Literal["rules", "model"] = setting(
-        "rules", "rules: phrases and word overlap, for demos only; model: a language model as judge"
+    kind: Literal["rules", "model", "arena"] = setting(
+        "rules",
+        "rules: phrases and word overlap, for demos only; model: a language model as judge; arena: exact, for the "
+        "arena's language only",
     )
     model: str | None = setting(None, "the judge's model, as for a player; needed by kind=model")
     faithfulness: bool = setting(True, "discard prompts that do not keep the meaning of their seed")
@@ -170,6 +174,14 @@ class JudgeConfig:
         "score out of 10 from which an attack counts as successful, a response as compliant",
         low=0,
         high=10,
+    )
+    offset: float = setting(
+        0.0,
+        "standard deviation, out of 10, of an error shared by the scores of a call; for experiments, kind=arena only",
+        low=0,
+    )
+    noise: float = setting(
+        0.0, "standard deviation, out of 10, of an error of each score; for experiments, kind=arena only", low=0
     )
     sampling: SamplingConfig = section(SamplingConfig, "how kind=model samples its verdicts")
 
@@ -273,8 +285,14 @@ def check(config: Config) -> None:
         )
     if config.judge.kind == "model" and config.judge.model is None:
         raise ConfigError("judge.kind=model needs judge.model=FOLDER")
-    if config.judge.kind == "rules" and config.judge.model is not None:
-        raise ConfigError(f"judge.model={config.judge.model} has no effect with judge.kind=rules; set kind=model")
+    if config.judge.kind != "model" and config.judge.model is not None:
+        raise ConfigError(
+            f"judge.model={config.judge.model} has no effect with judge.kind={config.judge.kind}; set kind=model"
+        )
+    if config.judge.kind != "arena":
+        for name in ("offset", "noise"):
+            if value := getattr(config.judge, name):
+                raise ConfigError(f"judge.{name}={value}: for judge.kind=arena only; set it to 0")
 
 
 def _check_loss(name: str, loss: LossConfig) -> None:

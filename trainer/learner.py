@@ -43,8 +43,8 @@ def learn(learner: Learner, items: list[Item], step: int, its_turn: bool = True)
     """One optimiser step on the mean loss over `items`, those of all processes, then the EMA's.
 
     A player that is frozen, or whose turn it is not, stays as it is. Without any item the optimiser rests and only the
-    EMA moves. Returns the step's metrics. Raises FloatingPointError, before the weights are touched, when the gradient is
-    not finite.
+    EMA moves. Returns the step's metrics. Raises FloatingPointError, before the weights are touched, when the gradient
+    is not finite.
     """
     config, count = learner.config, {"groups" if learner.config.loss.name == "grpo" else "pairs": len(items)}
     if not (config.train and its_turn):

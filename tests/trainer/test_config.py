@@ -62,6 +62,7 @@ def test_shipped_configs_load(name, monkeypatch, request):
         ("defender.judge=none", ["attacker.reward_from=best", "attacker.reward_from=first"]),
         ("judge.kind=model", ["judge.kind=model", "judge.model"]),
         ("judge.model=here", ["judge.model=here", "kind=model"]),
+        ("judge.offset=2", ["judge.offset=2", "judge.kind=arena"]),
     ],
 )
 def test_what_is_wrong_is_named(override, parts, tmp_path):
