@@ -1,4 +1,5 @@
 # make play   the demo: SmolLM2-135M against itself, on a CPU, in minutes
+# make arena  a game that is learnt in minutes: tiny players, an exact judge
 # make test   lint and the test suite
 # Both set up .venv first; after that they start at once. ARGS="steps=20 …" goes to the command.
 
@@ -7,10 +8,13 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 BUILD := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
-.PHONY: play test clean
+.PHONY: play arena test clean
 
 play: .venv/play
 	$(BIN)/torchrun trainer/main.py --config trainer/configs/demo.yaml $(ARGS)
+
+arena: .venv/play
+	OMP_NUM_THREADS=1 $(BIN)/torchrun trainer/main.py --config arena $(ARGS)
 
 test: .venv/test
 	$(BIN)/ruff check .

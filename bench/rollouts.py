@@ -41,16 +41,17 @@ def smollm2() -> Case:
 
 
 def large_vocabulary() -> Case:
-    """30M parameters, most of them in a head of 152,064 tokens: random, but as sure of its tokens as if trained."""
+    """30M parameters, nearly all of them around a vocabulary of 152,064: random, but with logits that spread as a trained
+    model's do (about 3 nats a token). Embedding and head are apart: tied, a random model repeats its last token."""
     state = torch.random.get_rng_state()
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=152064, hidden_size=160, intermediate_size=640, num_hidden_layers=12, num_attention_heads=10,
-        num_key_value_heads=2, tie_word_embeddings=True,
+        vocab_size=152064, hidden_size=96, intermediate_size=384, num_hidden_layers=12, num_attention_heads=6,
+        num_key_value_heads=2, tie_word_embeddings=False,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
-        model.get_output_embeddings().weight.normal_(std=0.45)
+        model.get_output_embeddings().weight.normal_(std=4.2 / 96**0.5)
     torch.random.set_rng_state(state)
     return _case("30M parameters, V = 152,064", Endless(model, load_policy("smollm2-135m").tokenizer))
 
@@ -72,7 +73,7 @@ def qwen() -> Case:
     for size, (hidden, layers, heads, key_heads, intermediate) in QWEN.items():
         config = Qwen2Config(
             vocab_size=152064, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-            num_key_value_heads=key_heads, intermediate_size=intermediate, tie_word_embeddings=True,
+            num_key_value_heads=key_heads, intermediate_size=intermediate, tie_word_embeddings=False,
         )  # fmt: skip
         with torch.device("meta"):
             parameters = Qwen2ForCausalLM(config).num_parameters()
@@ -81,7 +82,7 @@ def qwen() -> Case:
     with torch.device("cuda"):
         model = Qwen2ForCausalLM(chosen).eval()
     with torch.no_grad():
-        model.get_output_embeddings().weight.normal_(std=6 / chosen.hidden_size**0.5)  # sure of its tokens
+        model.get_output_embeddings().weight.normal_(std=4.2 / chosen.hidden_size**0.5)  # as above
     policy = Endless(model, load_policy("tiny").tokenizer)
     generator = torch.Generator().manual_seed(0)
     inputs = {

@@ -32,10 +32,11 @@ from advgame.kernels import linear_preference_loss
 from advgame.kernels.fused import release_buffers
 from advgame.trainer.config import LossConfig, OptimizerConfig, PlayerConfig
 from advgame.trainer.learner import Learner, accumulate, make_learner, update_ema
-from advgame.trainer.models import Player, Policy, head
+from advgame.trainer.models import Policy, head
 from advgame.trainer.packed import packed_attention, response_hidden
 from advgame.trainer.packing import Group, pack, plan_packs
 from advgame.trainer.pairs import Pair
+from advgame.trainer.players import Player
 
 Backward = Callable[[Learner, list[Pair]], object]
 """Leaves the gradients of the mean loss over the pairs in the learner's policy."""
@@ -87,7 +88,8 @@ def packed_step(learner: Learner, pairs: list[Pair]) -> None:
     policy, ema = learner.player.policy.model, learner.player.ema.model
     groups = [[Group(p.prompt_ids, [ids]) for ids in (p.chosen.token_ids, p.rejected_ids)] for p in pairs]
     sizes = [sum(group.tokens for group in pair) for pair in groups]
-    for indices in plan_packs(sizes, learner.config.optimizer.tokens_per_pack):
+    budget = max(learner.config.optimizer.tokens_per_pack, *sizes)  # two prompts a pair may not fit
+    for indices in plan_packs(sizes, budget):
         chosen, part = [group for i in indices for group in groups[i]], [pairs[i] for i in indices]
         batch = pack(chosen, policy.device)
         with packed_attention(ema), torch.no_grad():

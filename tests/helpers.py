@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from advgame.trainer.config import Config, load_config
+from advgame.trainer.players import Player, load_players
 from advgame.trainer.train import train
 
 MAIN = Path(__file__).parents[1] / "trainer" / "main.py"
@@ -21,6 +22,13 @@ def run_tiny(output_dir: Path, *overrides: str) -> Path:
     """Plays the tiny config to its end in this process."""
     train(tiny_config(output_dir, *overrides))
     return output_dir
+
+
+def make_player(source: str) -> Player:
+    """A player at the start of a run."""
+    config = Config()
+    config.attacker.model = config.defender.model = source
+    return load_players(config, None)["attacker"]
 
 
 def torchrun(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess:

@@ -1,6 +1,6 @@
 """Checkpoints: written whole or not at all, and enough to go on bit for bit.
 
-A checkpoint is a folder of four Hugging Face models and what else the next step depends on. Random numbers are
+A checkpoint is a folder of Hugging Face models and what else the next step depends on. Random numbers are
 functions of the step (randomness.py) and so is the data's position (seeds.deal), so neither has a state to save;
 the games of a batch that is not used up are kept, because the weights that played them are gone.
 """
@@ -29,8 +29,8 @@ def save(run: Path, step: int, learners: list[Learner], games: list[Game], keep:
         half = target.with_name(f".{target.name}.tmp")
         shutil.rmtree(half, ignore_errors=True)
         for learner in learners:
-            save_policy(learner.player.policy, half / learner.name)
-            save_policy(learner.player.ema, half / f"{learner.name}_ema")
+            for suffix, policy in learner.player.policies.items():
+                save_policy(policy, half / f"{learner.name}{suffix}")
             save_file(_optimizer_tensors(learner), half / f"{learner.name}_optimizer.safetensors")
         state = {"step": step, "games": [dataclasses.asdict(game) for game in games]}
         (half / "state.json").write_text(json.dumps(state), encoding="utf-8")

@@ -114,6 +114,12 @@ class PlayerConfig:
         low=0,
         high=1,
     )
+    reference_decay: float | None = setting(
+        None,
+        "decay of a second, slower moving average that is the reference instead; null: there is none",
+        low=0,
+        high=1,
+    )
     sample_from: Literal["ema", "policy"] = setting(
         "ema", "who plays: the moving average (off-policy), or the policy as it is (on-policy)"
     )
@@ -270,11 +276,13 @@ def check(config: Config) -> None:
         if player.train and player.samples < 2:
             raise ConfigError(f"{name}.samples={player.samples}: a pair needs 2; set it, or {name}.train=false")
         _check_loss(name, player.loss)
-        if player.sample_from == "policy" and player.reference == "rollout":
-            raise ConfigError(
-                f"{name}.sample_from=policy: the rollout's log-probs are not the reference's; "
-                f"set {name}.reference=recompute"
-            )
+        for option, usual in (("sample_from", "ema"), ("reference_decay", None)):
+            value = getattr(player, option)
+            if value != usual and player.reference == "rollout":
+                raise ConfigError(
+                    f"{name}.{option}={value}: the rollout's log-probs are not the reference's; "
+                    f"set {name}.reference=recompute"
+                )
         betas = player.optimizer.betas
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ConfigError(f"{name}.optimizer.betas={betas}: expected two numbers in [0, 1)")

@@ -12,10 +12,11 @@ from torch.utils.checkpoint import checkpoint
 from advgame.kernels import linear_logprobs
 from advgame.trainer import distributed
 from advgame.trainer.config import ConfigError, OptimizerConfig, PlayerConfig
-from advgame.trainer.models import Player, Policy, head
+from advgame.trainer.models import Policy, head
 from advgame.trainer.objectives import Item, metric_names, objective, size
 from advgame.trainer.packed import packed_attention, response_hidden
 from advgame.trainer.packing import Pack, pack, plan_packs
+from advgame.trainer.players import Player
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def accumulate(learner: Learner, items: list[Item]) -> Tensor:
         part = [share[i] for i in indices]
         batch = pack([item.group for item in part], policy.model.device)
         sampled = torch.tensor([logp for item in part for logp in item.logprobs], device=policy.model.device)
-        reference = sampled if config.reference == "rollout" else reference_logps(learner.player.ema, batch)
+        reference = sampled if config.reference == "rollout" else reference_logps(learner.player.reference, batch)
         policy.activate()
         with packed_attention(policy.model):
             hidden = response_hidden(policy.model, batch)
@@ -139,6 +140,8 @@ def _set_learning_rate(learner: Learner, step: int) -> float:
 @torch.no_grad()
 def update_ema(learner: Learner) -> None:
     """ema <- decay ema + (1 - decay) policy."""
-    average = get_ema_multi_avg_fn(learner.config.ema_decay)
-    ema, policy = (list(p.named_parameters().values()) for p in (learner.player.ema, learner.player.policy))
-    average(ema, policy, None)
+    player, config = learner.player, learner.config
+    policy = list(player.policy.named_parameters().values())
+    for average, decay in ((player.ema, config.ema_decay), (player.slow, config.reference_decay)):
+        if average:
+            get_ema_multi_avg_fn(decay)(list(average.named_parameters().values()), policy, None)

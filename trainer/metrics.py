@@ -44,7 +44,7 @@ def game_metrics(games: list[Game], success_score: float) -> dict:
 
 
 def sampled_tokens(games: list[Game]) -> int:
-    attacks = [attack for game in games for attack in game.attacks]
+    attacks = [attack for game in games for attack in game.prompts]
     rollouts = [attack.rollout for attack in attacks]
     rollouts += [response.rollout for attack in attacks for response in attack.responses if response.rollout]
     return sum(len(rollout.token_ids) for rollout in rollouts)

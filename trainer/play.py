@@ -8,7 +8,8 @@ from advgame.trainer.distributed import gather, my_share
 from advgame.trainer.faithfulness import judge_faithfulness
 from advgame.trainer.game import Game, Seed
 from advgame.trainer.judges import Judge
-from advgame.trainer.models import Player, Policy
+from advgame.trainer.models import Policy
+from advgame.trainer.players import Player
 from advgame.trainer.prompts import Prompts
 from advgame.trainer.rewards import reward
 

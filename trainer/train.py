@@ -18,10 +18,10 @@ from advgame.trainer.judges import Judge
 from advgame.trainer.judges.model import make_model_judge
 from advgame.trainer.judges.rules import judge_by_rules
 from advgame.trainer.learner import Learner, learn, make_learner
-from advgame.trainer.models import Player, load_players
 from advgame.trainer.objectives import Item
 from advgame.trainer.pairs import attacker_pairs, defender_pairs
 from advgame.trainer.play import play
+from advgame.trainer.players import Player, load_players
 from advgame.trainer.plots import draw_curves
 from advgame.trainer.prompts import Prompts, chat_ids
 from advgame.trainer.seeds import deal, read_seeds

@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from advgame.kernels import shared_prompt_attention, shared_prompts
+from advgame.kernels import attention, shared_prompt_attention, shared_prompts
 
 CPU = torch.device("cpu")
 GROUPS = st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(0, 7), max_size=4)), min_size=1, max_size=4)
@@ -109,3 +110,14 @@ def test_mixed_dtypes_are_refused():
     query, key, value = inputs(12, 4, 4, 8, torch.float32)
     with pytest.raises(ValueError, match=r"value: torch.bfloat16 on cpu, but query is torch.float32"):
         shared_prompt_attention(query, key, value.bfloat16(), shared_prompts([5], [[4, 3]], CPU))
+
+
+def test_the_operators_for_cuda_have_the_shapes_that_are_merged():
+    """Traced without a GPU: [T, H, D] and [H, T] forward, the gradients' shapes backward."""
+    with FakeTensorMode():
+        own = shared_prompts([5, 3], [[4, 3], [2]], torch.device("cuda")).sequences
+        query, key, value = (torch.empty(17, h, 64, device="cuda", dtype=torch.bfloat16) for h in (4, 2, 2))
+        out, lse = attention._cuda_forward(query, key, value, own, own, True, 0.1)
+        assert (out.shape, lse.shape, lse.dtype) == (query.shape, (4, 17), torch.float32)
+        gradients = attention._cuda_backward(out, query, key, value, out, lse, own, own, True, 0.1)
+        assert [gradient.shape for gradient in gradients] == [query.shape, key.shape, value.shape]

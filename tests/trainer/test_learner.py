@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
+from helpers import make_player
 
 from advgame.trainer.config import ConfigError, LossConfig, OptimizerConfig, PlayerConfig, SamplingConfig
 from advgame.trainer.game import Rollout
 from advgame.trainer.learner import learn, make_learner
-from advgame.trainer.models import load_player
 from advgame.trainer.pairs import Pair
 from advgame.trainer.sampler import Prompt, sample
 
@@ -62,7 +62,7 @@ def spelt_out_loss(policy, reference, pairs) -> torch.Tensor:
 @pytest.mark.parametrize("tokens_per_pack", [26, 60, 1000])
 def test_a_step_is_adamw_on_the_mean_loss_and_then_the_average_moves(tokens_per_pack, checkpoint_activations):
     config = player_config(tokens_per_pack=tokens_per_pack, checkpoint_activations=checkpoint_activations)
-    learner = make_learner("attacker", load_player("tiny"), config)
+    learner = make_learner("attacker", make_player("tiny"), config)
     policy, ema = learner.player.policy.model, learner.player.ema.model
     with torch.no_grad():  # a policy that has moved away from its reference
         for parameter in policy.parameters():
@@ -90,7 +90,7 @@ def test_a_step_is_adamw_on_the_mean_loss_and_then_the_average_moves(tokens_per_
 
 def test_the_rollouts_log_probs_are_those_of_the_reference():
     """What the moving average sampled, under the moving average again: to 1e-4 a token, and the same step follows."""
-    player = load_player("tiny")
+    player = make_player("tiny")
     prompts = [Prompt([5 + i, 6, 7], ("key", i, k)) for i in range(3) for k in range(2)]
     rollouts = sample(player.ema, prompts, SamplingConfig(temperature=0.7, top_p=0.9, max_new_tokens=12))
     pairs = [
@@ -109,13 +109,13 @@ def test_the_rollouts_log_probs_are_those_of_the_reference():
 
 
 def test_a_pair_that_is_too_long_for_a_pack_is_named():
-    learner = make_learner("attacker", load_player("tiny"), player_config(tokens_per_pack=5))
+    learner = make_learner("attacker", make_player("tiny"), player_config(tokens_per_pack=5))
     with pytest.raises(ConfigError, match=r"attacker.optimizer.tokens_per_pack: group \d+ has \d+ tokens"):
         learn(learner, random_pairs(4, 40), 0)
 
 
 def test_training_raises_the_margin():
-    learner = make_learner("defender", load_player("tiny"), player_config())
+    learner = make_learner("defender", make_player("tiny"), player_config())
     pairs = random_pairs(4, learner.player.policy.model.config.vocab_size)
     margins = [learn(learner, pairs, step)["margin"] for step in range(8)]
     assert margins[0] == pytest.approx(0, abs=1e-4)
@@ -123,7 +123,7 @@ def test_training_raises_the_margin():
 
 
 def test_gradients_are_clipped_and_the_learning_rate_warms_up():
-    learner = make_learner("attacker", load_player("tiny"), player_config(max_grad_norm=0.01, warmup_steps=4))
+    learner = make_learner("attacker", make_player("tiny"), player_config(max_grad_norm=0.01, warmup_steps=4))
     policy = learner.player.policy.model
     metrics = [learn(learner, random_pairs(2, policy.config.vocab_size, s), s) for s in range(5)]
     assert [m["lr"] for m in metrics] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01])
@@ -134,7 +134,7 @@ def test_gradients_are_clipped_and_the_learning_rate_warms_up():
 def test_a_frozen_player_stays_bit_identical():
     config = player_config()
     config.train = False
-    learner = make_learner("attacker", load_player("tiny"), config)
+    learner = make_learner("attacker", make_player("tiny"), config)
     before = [p.clone() for m in (learner.player.policy, learner.player.ema) for p in m.model.parameters()]
     assert learn(learner, random_pairs(3, 40), 0) == {"pairs": 3}
     after = [p for m in (learner.player.policy, learner.player.ema) for p in m.model.parameters()]
@@ -142,7 +142,7 @@ def test_a_frozen_player_stays_bit_identical():
 
 
 def test_without_pairs_the_weights_rest():
-    learner = make_learner("attacker", load_player("tiny"), player_config())
+    learner = make_learner("attacker", make_player("tiny"), player_config())
     policy = learner.player.policy.model
     learn(learner, random_pairs(2, policy.config.vocab_size), 0)
     before = [p.clone() for p in policy.parameters()]
@@ -151,7 +151,7 @@ def test_without_pairs_the_weights_rest():
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_are_touched():
-    learner = make_learner("defender", load_player("tiny"), player_config())
+    learner = make_learner("defender", make_player("tiny"), player_config())
     policy = learner.player.policy.model
     with torch.no_grad():
         next(policy.parameters()).fill_(torch.inf)

@@ -13,8 +13,9 @@ from advgame.trainer import checkpoint
 from advgame.trainer.config import Config, ConfigError
 from advgame.trainer.game import Rollout
 from advgame.trainer.learner import accumulate, learn, make_learner
-from advgame.trainer.models import load_players, load_policy
+from advgame.trainer.models import load_policy
 from advgame.trainer.pairs import Pair
+from advgame.trainer.players import load_players
 
 LORA = ("attacker.lora.rank=4", "defender.lora.rank=2", "attacker.lora.alpha=8")
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from helpers import make_player
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
 from advgame.kernels import linear_logprobs
 from advgame.trainer.config import ConfigError, SamplingConfig
-from advgame.trainer.models import Policy, head, load_player, load_policy, resolve_model, save_policy
+from advgame.trainer.models import Policy, head, load_policy, resolve_model, save_policy
 from advgame.trainer.prompts import chat_ids
 from advgame.trainer.sampler import Prompt, sample
 
@@ -23,7 +24,7 @@ def test_tiny_is_the_same_every_time(tmp_path):
 
 
 def test_a_player_begins_as_its_own_average():
-    player = load_player("tiny")
+    player = make_player("tiny")
     pairs = zip(player.policy.model.parameters(), player.ema.model.parameters(), strict=True)
     assert all(torch.equal(a, b) and a is not b and not b.requires_grad for a, b in pairs)
 
