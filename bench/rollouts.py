@@ -41,8 +41,8 @@ def smollm2() -> Case:
 
 
 def large_vocabulary() -> Case:
-    """30M parameters, nearly all of them around a vocabulary of 152,064: random, but with logits that spread as a trained
-    model's do (about 3 nats a token). Embedding and head are apart: tied, a random model repeats its last token."""
+    """30M parameters, nearly all of them around a vocabulary of 152,064: random, but its logits spread like
+    those of a trained model (about 3 nats a token). Embedding and head are apart: tied, a random one repeats itself."""
     state = torch.random.get_rng_state()
     torch.manual_seed(0)
     config = LlamaConfig(

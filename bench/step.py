@@ -173,7 +173,8 @@ def bench(case: Case, budget: int, repeat: int) -> dict:
 
 def make_player(name: str, policy: Policy, budget: int) -> Learner:
     """A copy of the policy that has moved a little away from its moving average."""
-    config = PlayerConfig(loss=LossConfig(beta=BETA), optimizer=OptimizerConfig(lr=0.0, tokens_per_pack=budget))
+    optimizer = OptimizerConfig(lr=0.0, tokens_per_pack=budget)
+    config = PlayerConfig(ema_decay=1.0, loss=LossConfig(beta=BETA), optimizer=optimizer)
     trained, average = (Policy(copy.deepcopy(policy.model), policy.tokenizer) for _ in range(2))
     generator = torch.Generator(trained.model.device).manual_seed(0)
     with torch.no_grad():
@@ -231,7 +232,7 @@ def steps(players: list[tuple[Learner, list[Pair]]], backward: Backward) -> None
 
 
 def step(learner: Learner, pairs: list[Pair], backward: Backward) -> None:
-    """As learner.learn takes it; the learning rate is 0, so that every step starts from the same weights."""
+    """As learner.learn takes it; the learning rate is 0 and the average keeps still: all steps are alike."""
     learner.optimizer.zero_grad(set_to_none=True)
     backward(learner, pairs)
     torch.nn.utils.clip_grad_norm_(learner.player.policy.model.parameters(), 1.0)
