@@ -132,7 +132,7 @@ def work_of(build: Build) -> Work:
         programs=chunks * VOCAB / launch.COUNT["BLOCK"] * WIDTH / block["H"],
         flops=2 * rows * block["H"] * CHUNK_TOKENS,
         read_bytes=(rows + -(-rows // block["V"]) * block["H"]) * CHUNK_TOKENS * size,
-        bus_bytes=gathered + chunks * TOKENS / chunks * WIDTH * size + 2 * groups * kept * WIDTH * 4,
+        bus_bytes=gathered + TOKENS * WIDTH * size + 2 * groups * kept * WIDTH * 4,
     )
 
 

@@ -80,7 +80,7 @@ def accumulate(learner: Learner, items: list[Item]) -> Tensor:
     The mean is over all items: neither their packs nor the processes matter to it.
     """
     policy, config = learner.player.policy, learner.config
-    share = distributed.my_share(items)
+    share, whole = distributed.my_share(items), size(config.loss, items)
     metrics = torch.zeros(len(metric_names(config.loss)), device=policy.model.device)
     try:
         plan = plan_packs([item.group.tokens for item in share], config.optimizer.tokens_per_pack)
@@ -97,7 +97,7 @@ def accumulate(learner: Learner, items: list[Item]) -> Tensor:
             loss, sums = objective(
                 config.loss, hidden, head(policy.model, hidden.dtype), batch, part, reference, sampled
             )
-            loss = loss * (size(config.loss, part) / size(config.loss, items))
+            loss = loss * (size(config.loss, part) / whole)
             loss.backward()
         metrics += torch.stack([loss.detach(), *(value / len(items) for value in sums.values())])
     return metrics
@@ -110,11 +110,6 @@ def reference_logps(reference: Policy, batch: Pack) -> Tensor:
     with packed_attention(reference.model):
         hidden = response_hidden(reference.model, batch)
         return linear_logprobs(hidden, targets=batch.targets, **head(reference.model, hidden.dtype))
-
-
-def sequence_sums(logps: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """[S] of [R]."""
-    return torch.segment_reduce(logps, "sum", lengths=cu_seqlens.diff().long(), initial=0)
 
 
 def _adamw(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -41,14 +41,8 @@ def load_players(config: Config, saved: Path | None) -> dict[str, Player]:
             if player.model not in bases:
                 bases[player.model] = load_trainable(player.model)
             policies = _adapters(bases[player.model], names, player, config.seed, saved)
-        elif saved:
-            policies = [load_trainable(saved / name), *(load_policy(saved / average) for average in names[1:])]
         else:
-            policy = load_trainable(player.model)
-            policies = [policy, *(Policy(copy.deepcopy(policy.model), policy.tokenizer) for _ in names[1:])]
-        if not player.lora.rank:
-            for average in policies[1:]:
-                average.model.requires_grad_(False)
+            policies = _models(names, player.model, saved)
         players[name] = Player(*policies)
     return players
 
@@ -58,6 +52,18 @@ def load_trainable(source: str | Path) -> Policy:
     policy = load_policy(source)
     check_family(policy.model, str(source))
     return policy
+
+
+def _models(names: list[str], source: str, saved: Path | None) -> list[Policy]:
+    """Whole models of these names; the first is the policy's, and the others begin as copies of it."""
+    policy = load_trainable(saved / names[0] if saved else source)
+    averages = [
+        load_policy(saved / name) if saved else Policy(copy.deepcopy(policy.model), policy.tokenizer)
+        for name in names[1:]
+    ]
+    for average in averages:
+        average.model.requires_grad_(False)
+    return [policy, *averages]
 
 
 def _adapters(base: Policy, names: list[str], config: PlayerConfig, seed: int, saved: Path | None) -> list[Policy]:
