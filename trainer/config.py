@@ -193,6 +193,19 @@ class JudgeConfig:
 
 
 @dataclass
+class EvalConfig:
+    every: int = setting(0, "steps between evaluations, the first before step 1; 0: none", low=0, resume=True)
+    seeds: list[str] = setting([], "JSONL files of held-out seeds, as in seeds.files", resume=True)
+    attacks: list[str] = setting(
+        [],
+        "JSONL files of held-out attacks: `prompt`, `category`, and the `seed` that it is judged on (else the prompt)",
+        resume=True,
+    )
+    limit: int | None = setting(64, "at most so many seeds, and so many attacks; null: all", low=1, resume=True)
+    greedy: bool = setting(False, "the most probable tokens, instead of samples as in training", resume=True)
+
+
+@dataclass
 class CheckpointConfig:
     every: int = setting(50, "steps between checkpoints; one is always written at the end", low=1, resume=True)
     keep: int = setting(2, "newest checkpoints kept", low=1, resume=True)
@@ -218,6 +231,7 @@ class Config:
     attacker: AttackerConfig = section(AttackerConfig, "the player that rewrites queries")
     defender: DefenderConfig = section(DefenderConfig, "the player that answers")
     judge: JudgeConfig = section(JudgeConfig, "who scores")
+    eval: EvalConfig = section(EvalConfig, "how the players are measured while they train")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "when the run is saved")
 
 

@@ -23,6 +23,8 @@ class Seed:
 
     prompt: str
     category: Category
+    fields: dict[str, str] = field(default_factory=dict)
+    """Whatever else its file says of it (its language, its source): reports are split by these."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,12 @@ def read_seeds(files: list[str]) -> list[Seed]:
     return seeds
 
 
+def read_attacks(files: list[str]) -> list[tuple[Seed, str]]:
+    """Attacks that somebody wrote down, as (what is meant, the prompt): `seed` of a line, or without it the prompt."""
+    prompts = read_seeds(files)
+    return [(Seed(line.fields.get("seed", line.prompt), line.category, line.fields), line.prompt) for line in prompts]
+
+
 def deal(seeds: list[Seed], batch: int, batch_size: int, seed: int) -> list[Seed]:
     """The seeds of one batch: harmful and benign in turn, each category reshuffled on every pass through it.
 
@@ -64,5 +70,6 @@ def _read_file(path: Path) -> list[Seed]:
             raise ConfigError(f"{path}:{number}: `prompt` must be a string that is not empty")
         if record.get("category") not in CATEGORIES:
             raise ConfigError(f"{path}:{number}: `category` is {record.get('category')!r}, must be harmful or benign")
-        seeds.append(Seed(prompt=prompt, category=record["category"]))
+        fields = {key: str(value) for key, value in record.items() if key not in ("prompt", "category")}
+        seeds.append(Seed(prompt, record["category"], fields))
     return seeds

@@ -18,6 +18,7 @@ from advgame.trainer.judges import Judge
 from advgame.trainer.judges.model import make_model_judge
 from advgame.trainer.judges.rules import judge_by_rules
 from advgame.trainer.learner import Learner, learn, make_learner
+from advgame.trainer.models import Policy
 from advgame.trainer.objectives import Item
 from advgame.trainer.pairs import attacker_pairs, defender_pairs
 from advgame.trainer.play import play
@@ -60,7 +61,8 @@ def train(config: Config) -> None:
             batch, part = divmod(step, config.steps_per_batch)
             if part == 0:
                 dealt = deal(seeds, batch, config.batch_size, config.seed)
-                games = play(dealt, batch, attacker.player, defender.player, judge, prompts, config, progress)
+                players = sampler(attacker), sampler(defender)
+                games = play(dealt, batch, *players, judge, prompts, config, progress.stage)
             size = len(games) // config.steps_per_batch
             share = games[part * size : (part + 1) * size]
             attacker_learns, defender_learns = turn(config, step)
@@ -100,6 +102,11 @@ def turn(config: Config, step: int) -> tuple[bool, bool]:
         return True, True
     attackers = step // config.steps_per_turn % 2 == 0
     return attackers, not attackers
+
+
+def sampler(learner: Learner) -> Policy:
+    """Who plays."""
+    return learner.player.ema if learner.config.sample_from == "ema" else learner.player.policy
 
 
 def attacker_items(games: list[Game], config: AttackerConfig) -> list[Item]:
