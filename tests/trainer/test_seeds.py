@@ -35,10 +35,10 @@ def test_malformed_lines_are_reported_by_file_and_line(tmp_path, line, complaint
         read_seeds([str(file)])
 
 
-def test_extra_fields_and_blank_lines_are_fine(tmp_path):
+def test_extra_fields_are_kept_and_blank_lines_are_fine(tmp_path):
     file = tmp_path / "mine.jsonl"
     file.write_text(json.dumps({"prompt": "ünï", "category": "harmful", "language": "de"}) + "\n\n", encoding="utf-8")
-    assert read_seeds([str(file)]) == [Seed("ünï", "harmful")]
+    assert read_seeds([str(file)]) == [Seed("ünï", "harmful", {"language": "de"})]
 
 
 def test_a_missing_or_empty_file_is_named(tmp_path):
