@@ -23,6 +23,7 @@ def _load() -> bool:
 
 BUILT = _load()
 """True when torch.ops.advgame.* can be called."""
+HAS_TRITON = find_spec("triton") is not None
 
 
 def resolve_backend(backend: str | None, tensor: Tensor) -> str:
@@ -52,7 +53,7 @@ def _cpu_problem(tensor: Tensor) -> str | None:
 
 
 def _triton_problem(tensor: Tensor) -> str | None:
-    if find_spec("triton") is None:
+    if not HAS_TRITON:
         return "needs triton, which is not installed"
     if tensor.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"runs on CUDA tensors, got tensors on {tensor.device}"
