@@ -1,7 +1,8 @@
 """The training step as it is usually written: our own plain implementation of what AdvGame's published code does.
 
 It pads, forwards chosen and rejected separately, so that the prompt runs twice, sends every position through the LM
-head, makes log-softmax and entropies of all logits, and forwards the moving average for the reference.
+head, makes log-softmax and entropies of all logits, and forwards the moving average for the reference, and one more
+reference model for metrics alone: six forwards a player.
 """
 
 import torch
@@ -21,6 +22,13 @@ def published_loss(policy: PreTrainedModel, reference: PreTrainedModel, pairs: l
         reference_chosen, reference_rejected, _ = _both(reference, pairs)
     margins = (chosen - reference_chosen) - (rejected - reference_rejected)
     return -F.logsigmoid(BETA * margins).mean() + 0.0 * entropy  # a regulariser of weight 0, as in the paper's configs
+
+
+@torch.no_grad()
+def published_metrics(reference: PreTrainedModel, pairs: list[Pair]) -> Tensor:
+    """[2] mean log-probs of chosen and rejected under another reference model: logged, and no part of the gradient."""
+    chosen, rejected, _ = _both(reference, pairs)
+    return torch.stack([chosen, rejected]).mean(1)
 
 
 def _both(model: PreTrainedModel, pairs: list[Pair]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Real rollouts for the bench of a training step: two models, and pairs that they sampled."""
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ from advgame.trainer.prompts import Prompts, chat_ids
 from advgame.trainer.sampler import Prompt, sample
 from advgame.trainer.seeds import deal, read_seeds
 
-SEEDS = 2
+QUERIES, SEEDS_A_QUERY = 2, 6
+"""So that the attacker's instructions have about 250 tokens."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,19 @@ def qwen() -> Case:
 
 
 def _case(name: str, policy: Policy) -> Case:
-    """An attacker's pair for each seed, a defender's for each of the rewrites, at temperature 0.6 and top-p 0.9."""
-    file = cache_folder() / f"bench-pairs-{policy.model.config.vocab_size}-{SEEDS}.json"
+    """An attacker's pair for each query, a defender's for each of the rewrites, at temperature 0.6 and top-p 0.9."""
+    prompts = Prompts()
+    seeds = deal(read_seeds(["harmful.jsonl", "benign.jsonl"]), 0, QUERIES * SEEDS_A_QUERY, seed=0)
+    queries = [seeds[i::QUERIES] for i in range(QUERIES)]
+    texts = [
+        prompts.attacker(query[0].category, "think_prompt", " ".join(seed.prompt for seed in query))
+        for query in queries
+    ]
+    version = hashlib.sha256(repr([policy.model.config.vocab_size, *texts]).encode()).hexdigest()[:12]
+    file = cache_folder() / f"bench-pairs-{version}.json"
     if not file.exists():
-        file.write_text(json.dumps([[dataclasses.asdict(pair) for pair in pairs] for pairs in _sample(policy)]))
+        pairs = _sample(policy, prompts, texts)
+        file.write_text(json.dumps([[dataclasses.asdict(pair) for pair in part] for part in pairs]))
     attacker, defender = (
         [Pair(**pair | {key: Rollout(**pair[key]) for key in ("chosen", "rejected")}) for pair in pairs]
         for pairs in json.loads(file.read_text())
@@ -104,12 +115,8 @@ def _case(name: str, policy: Policy) -> Case:
     return Case(name, policy, attacker, defender)
 
 
-def _sample(policy: Policy) -> tuple[list[Pair], list[Pair]]:
-    prompts = Prompts()
-    seeds = deal(read_seeds(["harmful.jsonl", "benign.jsonl"]), 0, SEEDS, seed=0)
-    texts = [prompts.attacker(seed.category, "think_prompt", seed.prompt) for seed in seeds]
-    inputs = [chat_ids(policy.tokenizer, text) for text in texts]
-    attacker = _pairs(policy, inputs, 200, "attacker")
+def _sample(policy: Policy, prompts: Prompts, texts: list[str]) -> tuple[list[Pair], list[Pair]]:
+    attacker = _pairs(policy, [chat_ids(policy.tokenizer, text) for text in texts], 200, "attacker")
     rewrites = [rollout.text for pair in attacker for rollout in (pair.chosen, pair.rejected)]
     inputs = [chat_ids(policy.tokenizer, prompts.defender("any", "", text))[-120:] for text in rewrites]
     return attacker, _pairs(policy, inputs, 250, "defender")

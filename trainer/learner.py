@@ -14,7 +14,7 @@ from advgame.trainer import distributed
 from advgame.trainer.config import ConfigError, OptimizerConfig, PlayerConfig
 from advgame.trainer.models import Policy, head
 from advgame.trainer.objectives import Item, metric_names, objective, size
-from advgame.trainer.packed import packed_attention, response_hidden
+from advgame.trainer.packed import add_embedding_gradient, embed, packed_attention, response_hidden
 from advgame.trainer.packing import Pack, pack, plan_packs
 from advgame.trainer.players import Player
 
@@ -93,12 +93,14 @@ def accumulate(learner: Learner, items: list[Item]) -> Tensor:
         reference = sampled if config.reference == "rollout" else reference_logps(learner.player.reference, batch)
         policy.activate()
         with packed_attention(policy.model):
-            hidden = response_hidden(policy.model, batch)
+            embeddings = embed(policy.model, batch)
+            hidden = response_hidden(policy.model, batch, embeddings)
             loss, sums = objective(
                 config.loss, hidden, head(policy.model, hidden.dtype), batch, part, reference, sampled
             )
             loss = loss * (size(config.loss, part) / whole)
             loss.backward()
+            add_embedding_gradient(policy.model, batch, embeddings)
         metrics += torch.stack([loss.detach(), *(value / len(items) for value in sums.values())])
     return metrics
 

@@ -16,16 +16,35 @@ FAMILIES = ("granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "s
 """`model_type`s whose layers are all plain attention and hand the layout on. Others would be silently wrong."""
 
 
-def response_hidden(model: PreTrainedModel, pack: Pack) -> Tensor:
+def response_hidden(model: PreTrainedModel, pack: Pack, embeddings: Tensor | None = None) -> Tensor:
     """[R, H] hidden states that predict the response tokens: no others reach the LM head. Inside `packed_attention`.
 
-    On CUDA in bfloat16, by autocast.
+    `embeddings` are those of `embed`, where gradients are wanted. On CUDA in bfloat16, by autocast.
     """
+    tokens = {"input_ids": pack.input_ids[None]} if embeddings is None else {"inputs_embeds": embeddings[None]}
     with torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"):
         states = model.base_model(
-            input_ids=pack.input_ids[None], position_ids=pack.position_ids[None], use_cache=False, layout=pack.layout
+            **tokens, position_ids=pack.position_ids[None], use_cache=False, layout=pack.layout
         ).last_hidden_state[0]
     return states[pack.predictors]
+
+
+def embed(model: PreTrainedModel, pack: Pack) -> Tensor:
+    """[T, H] embeddings of the pack's tokens, cut off from their matrix: see `add_embedding_gradient`."""
+    weight = model.get_input_embeddings().weight
+    return weight.detach()[pack.input_ids].requires_grad_(weight.requires_grad)
+
+
+def add_embedding_gradient(model: PreTrainedModel, pack: Pack, embeddings: Tensor) -> None:
+    """Adds to the matrix's gradient what the embeddings have: some rows, where autograd would make a matrix a pack."""
+    layer = model.get_input_embeddings()
+    if embeddings.grad is None:
+        return
+    if layer.weight.grad is None:
+        layer.weight.grad = torch.zeros_like(layer.weight)
+    if layer.padding_idx is not None:  # that row has no gradient
+        embeddings.grad[pack.input_ids == layer.padding_idx] = 0
+    layer.weight.grad.index_add_(0, pack.input_ids, embeddings.grad)
 
 
 @contextmanager
