@@ -183,12 +183,13 @@ class DefenderConfig(PlayerConfig):
 
 @dataclass
 class JudgeConfig:
-    kind: Literal["rules", "model", "arena"] = setting(
+    kind: Literal["rules", "model", "server", "arena"] = setting(
         "rules",
-        "rules: phrases and word overlap, for demos only; model: a language model as judge; arena: exact, for the "
-        "arena's language only",
+        "rules: phrases and word overlap, for demos only; model: a language model as judge; server: one that runs "
+        "elsewhere; arena: exact, for the arena's language only",
     )
     model: str | None = setting(None, "the judge's model, as for a player; needed by kind=model")
+    server: ServerConfig = section(ServerConfig, "where the judge's model runs (kind=server)")
     faithfulness: bool = setting(True, "discard prompts that do not keep the meaning of their seed")
     success_score: float = setting(
         5.0,
@@ -204,7 +205,7 @@ class JudgeConfig:
     noise: float = setting(
         0.0, "standard deviation, out of 10, of an error of each score; for experiments, kind=arena only", low=0
     )
-    sampling: SamplingConfig = section(SamplingConfig, "how kind=model samples its verdicts")
+    sampling: SamplingConfig = section(SamplingConfig, "how kind=model and kind=server sample their verdicts")
 
 
 @dataclass
@@ -320,15 +321,17 @@ def check(config: Config) -> None:
             "attacker.reward_from=best needs the defender's rewards, but defender.judge=none; "
             "set attacker.reward_from=first"
         )
-    if config.judge.kind == "model" and config.judge.model is None:
-        raise ConfigError("judge.kind=model needs judge.model=FOLDER")
-    if config.judge.kind != "model" and config.judge.model is not None:
-        raise ConfigError(
-            f"judge.model={config.judge.model} has no effect with judge.kind={config.judge.kind}; set kind=model"
-        )
-    if config.judge.kind != "arena":
+    judge = config.judge
+    for kind, option, value in (("model", "model", judge.model), ("server", "server.model", judge.server.model)):
+        if judge.kind == kind and value is None:
+            raise ConfigError(f"judge.kind={kind} needs judge.{option}={'FOLDER' if kind == 'model' else 'NAME'}")
+        if judge.kind != kind and value is not None:
+            raise ConfigError(
+                f"judge.{option}={value} has no effect with judge.kind={judge.kind}; set judge.kind={kind}"
+            )
+    if judge.kind != "arena":
         for name in ("offset", "noise"):
-            if value := getattr(config.judge, name):
+            if value := getattr(judge, name):
                 raise ConfigError(f"judge.{name}={value}: for judge.kind=arena only; set it to 0")
 
 

@@ -62,6 +62,10 @@ def test_shipped_configs_load(name, monkeypatch, request):
         ("defender.judge=none", ["attacker.reward_from=best", "attacker.reward_from=first"]),
         ("judge.kind=model", ["judge.kind=model", "judge.model"]),
         ("judge.model=here", ["judge.model=here", "kind=model"]),
+        ("judge.kind=server", ["judge.kind=server", "judge.server.model"]),
+        ("judge.server.model=gpt", ["judge.server.model=gpt", "kind=server"]),
+        ("judge.kind=server judge.server.model=gpt judge.model=here", ["judge.model=here", "kind=model"]),
+        ("judge.server.concurrency=0", ["judge.server.concurrency=0", "at least 1"]),
         ("judge.offset=2", ["judge.offset=2", "judge.kind=arena"]),
     ],
 )

@@ -5,7 +5,8 @@ import threading
 import warnings
 
 import pytest
-from chatserver import chat_server
+from chatserver import ChatServer, chat_server
+from helpers import records, run_tiny, torchrun
 
 from advgame.trainer.config import ConfigError, SamplingConfig, ServerConfig
 from advgame.trainer.server import check_server, complete
@@ -92,3 +93,43 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ConfigError, match=r"pip install 'advgame\[server\]'"):
         check_server(ServerConfig(model="judge-7b"))
+
+
+def verdict(text: str) -> str:
+    """The length of a candidate decides."""
+    if "<response_A>" in text:
+        a, b = (len(text.split(f"<response_{name}>")[1].split(f"</response_{name}>")[0]) for name in "AB")
+        return f"<score_A>{a % 11}</score_A> <score_B>{b % 11}</score_B>"
+    return "<answer>True</answer>"
+
+
+def settings(server: ChatServer) -> list[str]:
+    return ["judge.kind=server", "judge.server.model=judge-7b", f"judge.server.url={server.config.url}"]
+
+
+def test_a_game_is_judged_by_a_server_that_every_process_asks_for_its_own_games(tmp_path):
+    with chat_server(verdict) as alone:
+        (line,) = records(run_tiny(tmp_path / "1", "steps=1", *settings(alone)))
+    assert line["attacker"]["pairs"] and line["defender"]["pairs"]
+    assert not {"bad_faith_judge", "bad_att_judge", "not_faithful"} & set(line["game"]["prompt_outcomes"])
+    with chat_server(verdict) as shared:
+        done = torchrun("--config", "tiny", f"output_dir={tmp_path / '2'}", "steps=1", *settings(shared), processes=2)
+    assert done.returncode == 0, done.stderr
+    one, two = (sorted(r["messages"][0]["content"] for r in server.requests) for server in (alone, shared))
+    assert one == two
+
+
+def test_what_the_judge_does_not_answer_has_no_score(tmp_path):
+    failing = pytest.warns(UserWarning, match="requests failed")
+    with chat_server(lambda text: 500 if "<response_A>" in text else verdict(text)) as server, failing:
+        (line,) = records(run_tiny(tmp_path, "steps=1", *settings(server)))
+    assert line["game"]["response_outcomes"]["bad_def_judge"] > 0
+    assert "no_error" not in line["game"]["response_outcomes"] and line["defender"]["pairs"] == 0
+
+
+def test_without_a_server_nothing_is_begun(tmp_path):
+    with chat_server(verdict) as server:
+        pass
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        run_tiny(tmp_path / "run", *settings(server))
+    assert not (tmp_path / "run").exists()
