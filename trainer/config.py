@@ -251,10 +251,11 @@ class Config:
     checkpoint: CheckpointConfig = section(CheckpointConfig, "when the run is saved")
 
 
-def load_config(file: str | None, overrides: list[str]) -> Config:
-    """The defaults, then the YAML file (the shipped demo when None), then `key=value` overrides, checked."""
+def load_config(files: str | list[str] | None, overrides: list[str]) -> Config:
+    """The defaults, then the YAML files in order (the shipped demo when None), then `key=value` overrides, checked."""
     config = OmegaConf.structured(Config)
-    config = _merge(config, _read_yaml(resolve_config(file or "demo")), str(file or "demo"))
+    for file in [files] if isinstance(files, str) else files or ["demo"]:
+        config = _merge(config, _read_yaml(resolve_config(file)), file)
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"{override!r}: expected key=value, for example steps=20")
@@ -268,12 +269,17 @@ def load_config(file: str | None, overrides: list[str]) -> Config:
 
 
 def resolve_config(name: str) -> Path:
-    """A path to a YAML file, or the name of a shipped config."""
+    """A path to a YAML file, or the name of a shipped config, such as `tiny` or `variants/ipo`."""
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
         if path.is_file():
             return path
-    shipped = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-    raise ConfigError(f"--config {name}: no such file; shipped configs are {', '.join(shipped)}")
+    raise ConfigError(f"--config {name}: no such file; shipped configs are {', '.join(shipped_configs())}")
+
+
+def shipped_configs(folder: str = "") -> list[str]:
+    """Their names, those in subfolders last."""
+    names = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in (CONFIGS / folder).rglob("*.yaml")]
+    return sorted(names, key=lambda name: ("/" in name, name))
 
 
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:

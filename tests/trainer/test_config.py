@@ -23,6 +23,15 @@ def test_overrides_win_over_the_file(tmp_path):
     assert config.defender.optimizer.lr == 1e-5
 
 
+def test_later_files_are_laid_over_earlier_ones(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("attacker: {loss: {beta: 0.3}}\n")
+    config = load_config(["tiny", "variants/ipo-md", str(file)], ["steps=3"])
+    assert (config.steps, config.batch_size, config.attacker.loss.name) == (3, 8, "ipo")
+    assert (config.attacker.loss.beta, config.defender.loss.beta) == (0.3, 0.1)
+    assert load_config(None, []) == load_config(["demo"], [])
+
+
 def test_every_setting_is_documented():
     for name, field, _ in fields(Config()):
         assert len(field.metadata["doc"]) > 10, name
@@ -80,7 +89,7 @@ def test_what_is_wrong_is_named(override, parts, tmp_path):
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml.*demo, tiny"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml.*demo, tiny.*variants/ipo-md"):
         load_config("nowhere.yaml", [])
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1,")
