@@ -2,7 +2,7 @@
 
 import pytest
 
-from advgame.trainer.config import Config, ConfigError, fields, load_config
+from advgame.trainer.config import Config, ConfigError, fields, load_config, resolve_config, shipped_configs
 
 
 def test_the_defaults_are_the_papers():
@@ -35,6 +35,37 @@ def test_later_files_are_laid_over_earlier_ones(tmp_path):
 def test_every_setting_is_documented():
     for name, field, _ in fields(Config()):
         assert len(field.metadata["doc"]) > 10, name
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_every_shipped_config_is_valid_and_says_what_it_is(name):
+    """Variants over every config that is not one."""
+    assert resolve_config(name).read_text().startswith("# ")
+    if name.startswith("variants/"):
+        for base in (base for base in shipped_configs() if not base.startswith("variants/")):
+            load_config([base, name], [])
+    else:
+        load_config(name, [])
+
+
+@pytest.mark.parametrize("name", shipped_configs("recipes"))
+def test_the_recipes_numbers_are_the_papers(name):
+    config, lora = load_config(name, []), name.endswith("-lora")
+    assert (config.steps, config.batch_size, config.steps_per_batch, config.schedule) == (1000, 32, 4, "joint")
+    for player in (config.attacker, config.defender):
+        assert (player.loss.name, player.loss.beta, player.ema_decay, player.samples) == ("dpo", 0.1, 0.95, 2)
+        assert (player.sample_from, player.reference, player.judge) == ("ema", "rollout", "pairwise")
+        assert (player.optimizer.lr, player.optimizer.max_grad_norm) == (1e-5 if lora else 1e-6, 1.0)
+        assert (player.optimizer.betas, player.optimizer.weight_decay) == ([0.9, 0.95], 0.1)
+        assert player.optimizer.tokens_per_pack >= 3 * 2048 + 256
+        assert (player.lora.rank > 0) == lora
+    for sampling, tokens in ((config.attacker, 2048), (config.defender, 2048), (config.judge, 8192)):
+        assert vars(sampling.sampling) | {"batch_size": 0} == {
+            "temperature": 0.6, "top_p": 0.9, "max_new_tokens": tokens, "batch_size": 0
+        }  # fmt: skip
+    assert (config.attacker.format, config.attacker.reward_from) == ("think_prompt", "best")
+    assert (config.defender.format, config.defender.condition_on) == ("any", "prompt")
+    assert (config.judge.kind, config.judge.faithfulness) == ("server", True)
 
 
 @pytest.mark.parametrize("name", ["demo", "tiny", "trainer/configs/tiny.yaml"])
