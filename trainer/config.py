@@ -228,6 +228,16 @@ class CheckpointConfig:
 
 
 @dataclass
+class ReportConfig:
+    grid_intensity: float | None = setting(
+        None,
+        "g CO2e per kWh of your electricity, for the carbon in resources.json; null: none is claimed",
+        low=0,
+        resume=True,
+    )
+
+
+@dataclass
 class Config:
     output_dir: str = setting("runs/default", "everything is written here; an unfinished run goes on", resume=True)
     seed: int = setting(0, "of every random draw", low=0)
@@ -249,6 +259,7 @@ class Config:
     judge: JudgeConfig = section(JudgeConfig, "who scores")
     eval: EvalConfig = section(EvalConfig, "how the players are measured while they train")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "when the run is saved")
+    report: ReportConfig = section(ReportConfig, "what is said of the run at its end")
 
 
 def load_config(files: str | list[str] | None, overrides: list[str]) -> Config:

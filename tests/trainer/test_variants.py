@@ -175,7 +175,7 @@ def test_every_variant_plays_to_its_end(variant, tmp_path):
 
 
 def test_on_policy_the_reference_stays_what_the_run_began_with(tmp_path):
-    run = run_variant("variants/on-policy", tmp_path, "steps=4")
+    run = run_variant("variants/on-policy", tmp_path, "steps=4", "steps_per_batch=1")
     start = make_player("tiny").policy.model.state_dict()
     assert all(torch.equal(value, start[key]) for key, value in weights(run, 4, "defender_ema").items())
     assert not same(weights(run, 4, "defender"), weights(run, 4, "defender_ema"))
