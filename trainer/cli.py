@@ -20,6 +20,7 @@ from advgame.trainer.config import Config, ConfigError, load_config
 EPILOG = """examples:
   torchrun trainer/main.py                                  the demo: SmolLM2-135M against itself, on a CPU
   torchrun trainer/main.py --config tiny output_dir=runs/t  random weights, seconds
+  torchrun trainer/main.py --config arena --config variants/ipo-md output_dir=runs/ipo
   torchrun --nproc-per-node=2 trainer/main.py steps=100 attacker.loss.beta=0.2
 A run goes on where it stopped when it is started again with the same output_dir.
 """
@@ -45,7 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
         add_help=False,
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, for example steps=20")
-    parser.add_argument("--config", metavar="FILE", help="a YAML file, or a shipped one by name; default: demo")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        action="append",
+        help="a YAML file, or a shipped one by name (default: demo); given again, it is laid over the ones before",
+    )
     parser.add_argument("--print-config", action="store_true", help="print the whole config as YAML and stop")
     parser.add_argument("-h", "--help", nargs=0, action=_Help, help="this, and every setting")
     options = parser.parse_intermixed_args(arguments)

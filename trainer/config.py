@@ -52,6 +52,21 @@ class SamplingConfig:
 
 
 @dataclass
+class ServerConfig:
+    url: str = setting(
+        "http://127.0.0.1:8000/v1", "address of a server that speaks OpenAI's chat protocol", resume=True
+    )
+    model: str | None = setting(None, "the model, by the name that the server knows it by")
+    api_key_env: str = setting(
+        "OPENAI_API_KEY",
+        "name of the environment variable that holds the key (never the key itself); may be unset",
+        resume=True,
+    )
+    concurrency: int = setting(32, "requests at a time, of each process", low=1, resume=True)
+    timeout: float = setting(120.0, "seconds that a request may take", low=1, resume=True)
+
+
+@dataclass
 class LossConfig:
     name: Literal["dpo", "ipo", "grpo"] = setting("dpo", "on pairs (dpo, ipo), or on all samples' advantages (grpo)")
     beta: float = setting(0.1, "strength of the pull towards the reference; only with grpo it may be 0", low=0)
@@ -168,12 +183,13 @@ class DefenderConfig(PlayerConfig):
 
 @dataclass
 class JudgeConfig:
-    kind: Literal["rules", "model", "arena"] = setting(
+    kind: Literal["rules", "model", "server", "arena"] = setting(
         "rules",
-        "rules: phrases and word overlap, for demos only; model: a language model as judge; arena: exact, for the "
-        "arena's language only",
+        "rules: phrases and word overlap, for demos only; model: a language model as judge; server: one that runs "
+        "elsewhere; arena: exact, for the arena's language only",
     )
     model: str | None = setting(None, "the judge's model, as for a player; needed by kind=model")
+    server: ServerConfig = section(ServerConfig, "where the judge's model runs (kind=server)")
     faithfulness: bool = setting(True, "discard prompts that do not keep the meaning of their seed")
     success_score: float = setting(
         5.0,
@@ -189,7 +205,7 @@ class JudgeConfig:
     noise: float = setting(
         0.0, "standard deviation, out of 10, of an error of each score; for experiments, kind=arena only", low=0
     )
-    sampling: SamplingConfig = section(SamplingConfig, "how kind=model samples its verdicts")
+    sampling: SamplingConfig = section(SamplingConfig, "how kind=model and kind=server sample their verdicts")
 
 
 @dataclass
@@ -209,6 +225,16 @@ class EvalConfig:
 class CheckpointConfig:
     every: int = setting(50, "steps between checkpoints; one is always written at the end", low=1, resume=True)
     keep: int = setting(2, "newest checkpoints kept", low=1, resume=True)
+
+
+@dataclass
+class ReportConfig:
+    grid_intensity: float | None = setting(
+        None,
+        "g CO2e per kWh of your electricity, for the carbon in resources.json; null: none is claimed",
+        low=0,
+        resume=True,
+    )
 
 
 @dataclass
@@ -233,12 +259,14 @@ class Config:
     judge: JudgeConfig = section(JudgeConfig, "who scores")
     eval: EvalConfig = section(EvalConfig, "how the players are measured while they train")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "when the run is saved")
+    report: ReportConfig = section(ReportConfig, "what is said of the run at its end")
 
 
-def load_config(file: str | None, overrides: list[str]) -> Config:
-    """The defaults, then the YAML file (the shipped demo when None), then `key=value` overrides, checked."""
+def load_config(files: str | list[str] | None, overrides: list[str]) -> Config:
+    """The defaults, then the YAML files in order (the shipped demo when None), then `key=value` overrides, checked."""
     config = OmegaConf.structured(Config)
-    config = _merge(config, _read_yaml(resolve_config(file or "demo")), str(file or "demo"))
+    for file in [files] if isinstance(files, str) else files or ["demo"]:
+        config = _merge(config, _read_yaml(resolve_config(file)), file)
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"{override!r}: expected key=value, for example steps=20")
@@ -252,12 +280,17 @@ def load_config(file: str | None, overrides: list[str]) -> Config:
 
 
 def resolve_config(name: str) -> Path:
-    """A path to a YAML file, or the name of a shipped config."""
+    """A path to a YAML file, or the name of a shipped config, such as `tiny` or `variants/ipo`."""
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
         if path.is_file():
             return path
-    shipped = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-    raise ConfigError(f"--config {name}: no such file; shipped configs are {', '.join(shipped)}")
+    raise ConfigError(f"--config {name}: no such file; shipped configs are {', '.join(shipped_configs())}")
+
+
+def shipped_configs(folder: str = "") -> list[str]:
+    """Their names, those in subfolders last."""
+    names = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in (CONFIGS / folder).rglob("*.yaml")]
+    return sorted(names, key=lambda name: ("/" in name, name))
 
 
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
@@ -305,15 +338,17 @@ def check(config: Config) -> None:
             "attacker.reward_from=best needs the defender's rewards, but defender.judge=none; "
             "set attacker.reward_from=first"
         )
-    if config.judge.kind == "model" and config.judge.model is None:
-        raise ConfigError("judge.kind=model needs judge.model=FOLDER")
-    if config.judge.kind != "model" and config.judge.model is not None:
-        raise ConfigError(
-            f"judge.model={config.judge.model} has no effect with judge.kind={config.judge.kind}; set kind=model"
-        )
-    if config.judge.kind != "arena":
+    judge = config.judge
+    for kind, option, value in (("model", "model", judge.model), ("server", "server.model", judge.server.model)):
+        if judge.kind == kind and value is None:
+            raise ConfigError(f"judge.kind={kind} needs judge.{option}={'FOLDER' if kind == 'model' else 'NAME'}")
+        if judge.kind != kind and value is not None:
+            raise ConfigError(
+                f"judge.{option}={value} has no effect with judge.kind={judge.kind}; set judge.kind={kind}"
+            )
+    if judge.kind != "arena":
         for name in ("offset", "noise"):
-            if value := getattr(config.judge, name):
+            if value := getattr(judge, name):
                 raise ConfigError(f"judge.{name}={value}: for judge.kind=arena only; set it to 0")
 
 
@@ -366,7 +401,8 @@ def _closest(name: str, update: Any) -> str | None:
         return f"{name}={close[0]}" if close else None
     leaf = name.rsplit(".", 1)[-1]
     same_leaf = [path for path in known if path.rsplit(".", 1)[-1] == leaf]
-    by_path = difflib.get_close_matches(name, same_leaf or known, n=1, cutoff=0.0 if same_leaf else 0.75)
+    paths = same_leaf or [*known, *(f.name for f in dataclasses.fields(Config))]
+    by_path = difflib.get_close_matches(name, paths, n=1, cutoff=0.0 if same_leaf else 0.75)
     if by_path:
         return by_path[0]
     leaves = {path.rsplit(".", 1)[-1]: path for path in reversed(known)}

@@ -52,6 +52,7 @@ def learn(learner: Learner, items: list[Item], step: int, its_turn: bool = True)
         return count
     metrics = count | {"lr": _set_learning_rate(learner, step)}
     if size(config.loss, items):
+        metrics["tokens"] = sum(item.group.tokens for item in items)
         learner.optimizer.zero_grad(set_to_none=True)
         totals = accumulate(learner, items)
         parameters = list(learner.player.policy.named_parameters().values())

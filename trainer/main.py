@@ -1,4 +1,4 @@
-"""torchrun trainer/main.py [--config FILE] [key=value …]"""
+"""torchrun trainer/main.py [--config FILE]… [key=value …]"""
 
 import sys
 

@@ -25,6 +25,7 @@ from advgame.trainer.play import play
 from advgame.trainer.players import Player, load_players
 from advgame.trainer.plots import draw_curves
 from advgame.trainer.prompts import Prompts, chat_ids
+from advgame.trainer.resources import EnergyMeter, report, table
 from advgame.trainer.seeds import deal, read_seeds
 from advgame.trainer.transcripts import write_transcript
 
@@ -46,6 +47,7 @@ def train(config: Config) -> None:
             hint = f"To go on: steps={2 * config.steps}; to start anew: output_dir=…, or delete the folder."
             progress.console.print(Text(f"{run} has all its {config.steps} steps. {hint}"), soft_wrap=True)
             return
+        meter = EnergyMeter()
         with progress.stage("loading models"):
             judge = make_judge(config, prompts)
             attacker, defender, games = load_learners(config, run, resumed)
@@ -76,7 +78,7 @@ def train(config: Config) -> None:
                 "game": metrics.game_metrics(share, config.judge.success_score),
                 "attacker": attacker_metrics,
                 "defender": defender_metrics,
-                "timing": timing(time.perf_counter() - began, progress, games if part == 0 else []),
+                "timing": timing(time.perf_counter() - began, progress, games if part == 0 else [], meter),
             }
             if first:  # before the checkpoint: a run that goes on from it needs the lines up to it
                 metrics.append(run / "metrics.jsonl", record)
@@ -89,11 +91,12 @@ def train(config: Config) -> None:
 
         if first:
             drawn = draw_curves(metrics.read(run / "metrics.jsonl"), run / "curves.png")
+            taken = report(run, config.report.grid_intensity)
     if first:
         curves = run / "curves.png" if drawn else "not drawn: pip install 'advgame[report]'"
         models = f"{checkpoint.folder(run, config.steps)}/{{attacker,defender}}{{,_ema}}"
         lines = f"models   {models}\nmetrics  {run}/metrics.jsonl\nsamples  {run}/samples\ncurves   {curves}"
-        progress.console.print(Text(lines), soft_wrap=True)
+        progress.console.print(Text(f"{lines}\n\n{table(taken)}"), soft_wrap=True)
 
 
 def turn(config: Config, step: int) -> tuple[bool, bool]:
@@ -153,15 +156,18 @@ def load_learners(config: Config, run: Path, step: int) -> tuple[Learner, Learne
     return *learners, checkpoint.load_games(saved) if saved else []
 
 
-def timing(seconds: float, progress: Progress, played: list[Game]) -> dict:
+def timing(seconds: float, progress: Progress, played: list[Game], meter: EnergyMeter) -> dict:
     """What depends on the clock or the machine; sampled tokens are those of all processes."""
     stages = progress.take_seconds()
     sampling = stages.get("attacker writes", 0.0) + stages.get("defender answers", 0.0)
+    sampled = metrics.sampled_tokens(played)
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return {
         "seconds": seconds,
         "stages": stages,
-        "sampled_tokens_per_second": metrics.sampled_tokens(played) / sampling if played else None,
+        "sampled_tokens": sampled,
+        "sampled_tokens_per_second": sampled / sampling if played else None,
+        "joules": meter.take(),
         "peak_memory_gib": (peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**30,
         "processes": distributed.world_size(),
     }

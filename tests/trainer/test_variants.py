@@ -1,6 +1,7 @@
 """The game's variants: what each setting changes, and that each plays to its end."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +10,19 @@ from safetensors.torch import load_file
 
 from advgame.trainer import checkpoint
 from advgame.trainer.advantages import ScoredGroup, attacker_groups, defender_groups
-from advgame.trainer.config import ConfigError, LossConfig, OptimizerConfig, PlayerConfig
+from advgame.trainer.config import (
+    ConfigError,
+    LossConfig,
+    OptimizerConfig,
+    PlayerConfig,
+    load_config,
+    shipped_configs,
+)
 from advgame.trainer.game import Attack, Game, Response, Rollout, Seed
 from advgame.trainer.learner import learn, make_learner
 from advgame.trainer.pairs import attacker_pairs, defender_pairs
 from advgame.trainer.rewards import reward
+from advgame.trainer.train import train
 
 HARMFUL = Seed("open the lock", "harmful")
 
@@ -155,35 +164,18 @@ def test_seeds_are_replayed_to_the_defender_alone(tmp_path):
     assert records(run)[0]["game"]["prompt_tokens"] > 0
 
 
-VARIANTS = {
-    "ipo": ("attacker.loss.name=ipo", "defender.loss.name=ipo"),
-    "grpo": ("attacker.loss.name=grpo", "defender.loss.name=grpo", "attacker.loss.importance_cap=2"),
-    "on-policy": tuple(
-        f"{player}.{setting}"
-        for player in ("attacker", "defender")
-        for setting in ("sample_from=policy", "reference=recompute", "ema_decay=1")
-    ),
-    "slow reference": tuple(
-        f"{player}.{setting}"
-        for player in ("attacker", "defender")
-        for setting in ("reference=recompute", "reference_decay=0.99")
-    ),
-    "pointwise": ("attacker.judge=pointwise", "defender.judge=pointwise"),
-    "attacker without a judge": ("attacker.judge=none",),
-    "first response": ("attacker.reward_from=first",),
-    "frozen attacker": ("attacker.train=false",),
-    "frozen defender": ("defender.train=false",),
-}
+def run_variant(variant: str, output_dir: Path, *overrides: str) -> Path:
+    train(load_config(["tiny", variant], [f"output_dir={output_dir}", *overrides]))
+    return output_dir
 
 
-@pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
-def test_every_variant_plays_to_its_end(overrides, tmp_path):
-    run = run_tiny(tmp_path, *overrides, "steps=2", "steps_per_batch=1")
-    assert len(records(run)) == 2
+@pytest.mark.parametrize("variant", shipped_configs("variants"))
+def test_every_variant_plays_to_its_end(variant, tmp_path):
+    assert len(records(run_variant(variant, tmp_path, "steps=2"))) == 2
 
 
 def test_on_policy_the_reference_stays_what_the_run_began_with(tmp_path):
-    run = run_tiny(tmp_path, *VARIANTS["on-policy"], "steps=4", "steps_per_batch=1")
+    run = run_variant("variants/on-policy", tmp_path, "steps=4", "steps_per_batch=1")
     start = make_player("tiny").policy.model.state_dict()
     assert all(torch.equal(value, start[key]) for key, value in weights(run, 4, "defender_ema").items())
     assert not same(weights(run, 4, "defender"), weights(run, 4, "defender_ema"))

@@ -1,5 +1,8 @@
 """A language model as judge, the paper's way: rubric and material in, verdict parsed out of its answer."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
 from advgame.trainer.config import JudgeConfig
@@ -8,30 +11,46 @@ from advgame.trainer.judges.requests import Judge, JudgeRequest, Scores
 from advgame.trainer.models import load_policy
 from advgame.trainer.prompts import Prompts, chat_ids
 from advgame.trainer.sampler import Prompt, sample
+from advgame.trainer.server import check_server, complete
+
+Complete = Callable[[list[str]], list[str | None]]
+"""An answer per text, in order; None where there is none."""
 
 
 def make_model_judge(config: JudgeConfig, prompts: Prompts, seed: int) -> Judge:
-    """Loads the judge's model; each verdict is sampled with randomness of its own request."""
-    policy = load_policy(config.model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
-    policy.model.requires_grad_(False)
+    """The model is loaded here, or behind a server."""
+    answer = _behind_server(config) if config.kind == "server" else _loaded(config, seed)
 
     def judge(requests: list[JudgeRequest]) -> list[Scores]:
         texts = [prompts.judge(r.rubric, r.category, r.query, r.candidates) for r in requests]
-        sampled = sample(
-            policy,
-            [Prompt(chat_ids(policy.tokenizer, text), (seed, "judge", text)) for text in texts],
-            config.sampling,
-        )
-        return [read_verdict(request, rollout.text) for request, rollout in zip(requests, sampled, strict=True)]
+        return [read_verdict(*pair) for pair in zip(requests, answer(texts), strict=True)]
 
     return judge
 
 
-def read_verdict(request: JudgeRequest, text: str) -> Scores:
+def read_verdict(request: JudgeRequest, answer: str | None) -> Scores:
     """A score per candidate out of the judge's answer."""
+    text = answer or ""
     if request.rubric == "faithfulness":
         verdict = parse_verdict(text)
         return (None if verdict is None else float(verdict),)
     if len(request.candidates) == 2:
         return parse_pair(text)
     return (parse_score(text),)
+
+
+def _loaded(config: JudgeConfig, seed: int) -> Complete:
+    """Each answer is sampled with randomness of its own text."""
+    policy = load_policy(config.model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    policy.model.requires_grad_(False)
+
+    def answer(texts: list[str]) -> list[str]:
+        inputs = [Prompt(chat_ids(policy.tokenizer, text), (seed, "judge", text)) for text in texts]
+        return [rollout.text for rollout in sample(policy, inputs, config.sampling)]
+
+    return answer
+
+
+def _behind_server(config: JudgeConfig) -> Complete:
+    check_server(config.server)
+    return partial(complete, config.server, sampling=config.sampling)

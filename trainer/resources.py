@@ -1,0 +1,134 @@
+"""What a run takes: time, memory, tokens, energy and carbon, summed over its steps however often it was stopped.
+
+Energy is read from the machine's own counters after every step (some start again from 0 within the hour), and claimed
+only where they can be read. They count all that the processors do, for this run or not.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+from advgame.trainer import distributed, metrics
+
+POWERCAP = Path("/sys/class/powercap")
+"""Where Linux shows the RAPL counters."""
+NVML_RANGE = 2.0**64 / 1e3
+"""Joules at which NVML's counter of millijoules starts again."""
+JOULES_PER_KWH = 3.6e6
+
+
+class EnergyMeter:
+    """Joules by source: `cpu` (packages and memory of the machine) and, with GPUs, `gpu` (those of the run)."""
+
+    def __init__(self) -> None:
+        self._nvml = _nvml()
+        self._readings = self._read()
+
+    def take(self) -> dict[str, float | None]:
+        """Since the last call, of all processes; None where some process cannot read a counter."""
+        before, self._readings = self._readings, self._read()
+        spent = {source: _difference(before[source], now) for source, now in self._readings.items()}
+        everyone = distributed.gather([spent])
+        return {source: _sum([process[source] for process in everyone]) for source in spent}
+
+    def _read(self) -> dict[str, list[tuple[float, float]] | None]:
+        """(joules, joules at which the counter starts again) of each counter."""
+        one_a_machine = distributed.local_rank() == 0
+        readings = {"cpu": _read_rapl(POWERCAP) if one_a_machine else []}
+        return readings | ({"gpu": _read_nvml(self._nvml)} if torch.cuda.is_available() else {})
+
+
+def report(run: Path, grid_intensity: float | None) -> dict:
+    """Sums up the run's metrics.jsonl into its resources.json; grid_intensity is in g CO2e per kWh."""
+    summary = summarise(metrics.read(run / "metrics.jsonl"), grid_intensity)
+    (run / "resources.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def summarise(records: list[dict], grid_intensity: float | None) -> dict:
+    """Of a run, out of its records; energy and carbon only of the sources that could be read at every step."""
+    timings = [record["timing"] for record in records]
+    stages = dict.fromkeys(stage for timing in timings for stage in timing["stages"])
+    sources = dict.fromkeys(source for timing in timings for source in timing["joules"])
+    joules = {source: _sum([timing["joules"].get(source) for timing in timings]) for source in sources}
+    kwh = {source: None if spent is None else spent / JOULES_PER_KWH for source, spent in joules.items()}
+    measured = [spent for spent in kwh.values() if spent is not None]
+    return {
+        "steps": len(records),
+        "seconds": sum(timing["seconds"] for timing in timings),
+        "stages": {stage: sum(timing["stages"].get(stage, 0.0) for timing in timings) for stage in stages},
+        "peak_memory_gib": max(timing["peak_memory_gib"] for timing in timings),
+        "sampled_tokens": sum(timing["sampled_tokens"] for timing in timings),
+        "trained_tokens": sum(record[name].get("tokens", 0) for record in records for name in ("attacker", "defender")),
+        "kwh": kwh,
+        "grid_intensity": grid_intensity,
+        "carbon_g": sum(measured) * grid_intensity if measured and grid_intensity is not None else None,
+    }
+
+
+def table(summary: dict) -> str:
+    """The summary, to be read: a name and a value a line."""
+    rows = [(stage, f"{seconds:.1f} s") for stage, seconds in summary["stages"].items()]
+    rows += [
+        ("all steps", f"{summary['seconds']:.1f} s"),
+        ("peak memory", f"{summary['peak_memory_gib']:.2f} GiB, of the first process"),
+        ("sampled tokens", f"{summary['sampled_tokens']:,}"),
+        ("trained tokens", f"{summary['trained_tokens']:,}"),
+    ]
+    for source, kwh in summary["kwh"].items():
+        rows.append((f"energy, {source}", "not measured: no readable counter" if kwh is None else f"{kwh:.3g} kWh"))
+    if summary["carbon_g"] is not None:
+        of = " and ".join(source for source, kwh in summary["kwh"].items() if kwh is not None)
+        rows.append(
+            ("carbon", f"{summary['carbon_g']:.3g} g CO2e, of {of}, at {summary['grid_intensity']:g} g per kWh")
+        )
+    return "\n".join(f"{name:<28}{value}" for name, value in rows)
+
+
+def _read_rapl(powercap: Path) -> list[tuple[float, float]] | None:
+    """Packages, and memory where it has a counter of its own; None where there is nothing to read, or no permission."""
+    readings = []
+    try:
+        for domain in sorted(powercap.glob("intel-rapl:*")):
+            name = (domain / "name").read_text().strip()
+            if name.startswith("package") or name == "dram":  # cores are part of a package, and it is part of psys
+                values = [float((domain / file).read_text()) for file in ("energy_uj", "max_energy_range_uj")]
+                readings.append((values[0] / 1e6, values[1] / 1e6))
+    except OSError:
+        return None
+    return readings or None
+
+
+def _nvml():
+    """NVML's handle of this process's GPU, or None."""
+    if not torch.cuda.is_available():
+        return None
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(distributed.device()).uuid}")
+    except Exception:  # not installed, or any of NVML's own errors
+        return None
+
+
+def _read_nvml(handle) -> list[tuple[float, float]] | None:
+    if handle is None:
+        return None
+    import pynvml
+
+    try:
+        return [(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, NVML_RANGE)]
+    except pynvml.NVMLError:
+        return None
+
+
+def _difference(before: list | None, now: list | None) -> float | None:
+    if before is None or now is None or len(before) != len(now):
+        return None
+    return sum((end - start) % limit for (start, _), (end, limit) in zip(before, now, strict=True))
+
+
+def _sum(values: list[float | None]) -> float | None:
+    return None if None in values else sum(values)
