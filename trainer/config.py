@@ -194,15 +194,14 @@ class JudgeConfig:
 
 @dataclass
 class EvalConfig:
-    every: int = setting(0, "steps between evaluations, the first before step 1; 0: none", low=0, resume=True)
-    seeds: list[str] = setting([], "JSONL files of held-out seeds, as in seeds.files", resume=True)
+    every: int = setting(0, "steps between evaluations, the first before step 1, one after the last; 0: none", low=0)
+    seeds: list[str] = setting([], "JSONL files of held-out seeds, as in seeds.files")
     attacks: list[str] = setting(
         [],
         "JSONL files of held-out attacks: `prompt`, `category`, and the `seed` that it is judged on (else the prompt)",
-        resume=True,
     )
-    limit: int | None = setting(64, "at most so many seeds, and so many attacks; null: all", low=1, resume=True)
-    greedy: bool = setting(False, "the most probable tokens, instead of samples as in training", resume=True)
+    limit: int | None = setting(64, "at most so many seeds, and so many attacks; null: all", low=1)
+    greedy: bool = setting(False, "the most probable tokens, instead of samples as in training")
 
 
 @dataclass
@@ -305,6 +304,11 @@ def check(config: Config) -> None:
             "attacker.reward_from=best needs the defender's rewards, but defender.judge=none; "
             "set attacker.reward_from=first"
         )
+    if config.eval.every and not config.eval.seeds:
+        raise ConfigError(
+            f"eval.every={config.eval.every}: there is nothing to measure on; name held-out seeds, for example "
+            "eval.seeds=[harmful-held-out.jsonl,benign-held-out.jsonl], or set it to 0"
+        )
     if config.judge.kind == "model" and config.judge.model is None:
         raise ConfigError("judge.kind=model needs judge.model=FOLDER")
     if config.judge.kind != "model" and config.judge.model is not None:
@@ -366,7 +370,9 @@ def _closest(name: str, update: Any) -> str | None:
         return f"{name}={close[0]}" if close else None
     leaf = name.rsplit(".", 1)[-1]
     same_leaf = [path for path in known if path.rsplit(".", 1)[-1] == leaf]
-    by_path = difflib.get_close_matches(name, same_leaf or known, n=1, cutoff=0.0 if same_leaf else 0.75)
+    sections = [f.name for f in dataclasses.fields(Config)]
+    paths, cutoff = (same_leaf, 0.0) if same_leaf else ([*known, *sections], 0.75)
+    by_path = difflib.get_close_matches(name, paths, n=1, cutoff=cutoff)
     if by_path:
         return by_path[0]
     leaves = {path.rsplit(".", 1)[-1]: path for path in reversed(known)}
