@@ -53,6 +53,22 @@ def finished(run: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*"))
 
 
+def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
+    """The run and the step of a checkpoint, named by its folder, or by its run's: there the newest, without a step."""
+    if path.parent.name == "checkpoints":
+        if step is not None:
+            raise ConfigError(f"--step {step}: {path} is one checkpoint; name its run, {path.parents[1]}")
+        path, step = path.parents[1], int(path.name.removeprefix("step-"))
+    if not (path / "config.yaml").is_file():
+        raise ConfigError(f"{path}: not a run's folder, it has no config.yaml")
+    steps = finished(path)
+    if not steps:
+        raise ConfigError(f"{path}: no checkpoint has been written yet")
+    if step is not None and step not in steps:
+        raise ConfigError(f"{path}: no checkpoint after step {step}; there are {', '.join(map(str, steps))}")
+    return path, steps[-1] if step is None else step
+
+
 def load_games(checkpoint: Path) -> list[Game]:
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     return [game_from_dict(game) for game in state["games"]]

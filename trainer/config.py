@@ -210,15 +210,14 @@ class JudgeConfig:
 
 @dataclass
 class EvalConfig:
-    every: int = setting(0, "steps between evaluations, the first before step 1; 0: none", low=0, resume=True)
-    seeds: list[str] = setting([], "JSONL files of held-out seeds, as in seeds.files", resume=True)
+    every: int = setting(0, "steps between evaluations, the first before step 1, one after the last; 0: none", low=0)
+    seeds: list[str] = setting([], "JSONL files of held-out seeds, as in seeds.files")
     attacks: list[str] = setting(
         [],
         "JSONL files of held-out attacks: `prompt`, `category`, and the `seed` that it is judged on (else the prompt)",
-        resume=True,
     )
-    limit: int | None = setting(64, "at most so many seeds, and so many attacks; null: all", low=1, resume=True)
-    greedy: bool = setting(False, "the most probable tokens, instead of samples as in training", resume=True)
+    limit: int | None = setting(64, "at most so many seeds, and so many attacks; null: all", low=1)
+    greedy: bool = setting(False, "the most probable tokens, instead of samples as in training")
 
 
 @dataclass
@@ -337,6 +336,11 @@ def check(config: Config) -> None:
         raise ConfigError(
             "attacker.reward_from=best needs the defender's rewards, but defender.judge=none; "
             "set attacker.reward_from=first"
+        )
+    if config.eval.every and not config.eval.seeds:
+        raise ConfigError(
+            f"eval.every={config.eval.every}: there is nothing to measure on; name held-out seeds, for example "
+            "eval.seeds=[harmful-held-out.jsonl,benign-held-out.jsonl], or set it to 0"
         )
     judge = config.judge
     for kind, option, value in (("model", "model", judge.model), ("server", "server.model", judge.server.model)):

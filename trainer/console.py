@@ -56,6 +56,11 @@ class Progress:
         if not self._is_live:
             self.console.print(Text(self._line()), soft_wrap=True)
 
+    def evaluation_done(self, step: int, record: dict) -> None:
+        self.console.print(Text(evaluation_line(step, record)), soft_wrap=True)
+        for alarm in record["alarms"]:
+            self.console.print(Text(f"alarm at step {step}: {alarm}", "yellow"), soft_wrap=True)
+
     def _time_left(self) -> str:
         if self._done == self._start:
             return "?"
@@ -88,10 +93,6 @@ class Progress:
 def _numbers(record: dict) -> list[tuple[str, str]]:
     """The figures that are shown, in their order, as (name, text)."""
     game, timing = record["game"], record["timing"]
-
-    def number(value: float | None, form: str = ".2f") -> str:
-        return "–" if value is None else format(value, form)
-
     return [
         ("attack success", number(game["attack_success"], ".0%")),
         ("benign compliance", number(game["benign_compliance"], ".0%")),
@@ -110,6 +111,23 @@ def _numbers(record: dict) -> list[tuple[str, str]]:
         ("sampled tok/s", number(timing["sampled_tokens_per_second"], ".0f")),
         ("step s", number(timing["seconds"], ".1f")),
     ]
+
+
+def evaluation_line(step: int, record: dict) -> str:
+    """Attack success of all attacks, benign compliance, and one measure of diversity."""
+
+    def share(name: str, rate: str) -> str:
+        return number(record[name][rate], ".0%")
+
+    asked = {"current": "current", "initial": "initial", "written": "held-out", "plain": "plain"}
+    success = ", ".join(f"{share(name, 'attack_success')} {label}" for name, label in asked.items())
+    compliance = f"{share('plain', 'benign_compliance')} plain, {share('current', 'benign_compliance')} under attack"
+    bleu = number(record["diversity"]["self_bleu"])
+    return f"evaluation at step {step}: attack success {success}; benign compliance {compliance}; self-BLEU {bleu}"
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _exchange(games: list[Game]) -> list[Text]:

@@ -66,11 +66,12 @@ def read(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
-def truncate(file: Path, steps: int) -> None:
-    """Keeps the lines of the first `steps` steps: later ones, or half a line, were left by a run that was cut."""
+def truncate(file: Path, step: int) -> None:
+    """Keeps the lines up to a step: later ones, or half a line, were left by a run that was cut."""
     if not file.exists():
         return
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)[:steps]
+    whole = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    lines = [line for line in whole if json.loads(line)["step"] <= step]
     half = file.with_suffix(".tmp")
     half.write_text("".join(lines), encoding="utf-8")
     half.replace(file)

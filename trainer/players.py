@@ -47,6 +47,11 @@ def load_players(config: Config, saved: Path | None) -> dict[str, Player]:
     return players
 
 
+def sampler(player: Player, config: PlayerConfig) -> Policy:
+    """Who plays."""
+    return player.ema if config.sample_from == "ema" else player.policy
+
+
 def load_trainable(source: str | Path) -> Policy:
     """A policy whose model is known to compute the same in packs."""
     policy = load_policy(source)

@@ -1,8 +1,9 @@
 """Learning curves, as a PNG."""
 
+import math
 from pathlib import Path
 
-CURVES = (
+METRICS = (
     ("rewards", (("game", "attacker_reward", "attacker"), ("game", "defender_reward", "defender"))),
     (
         "attack success, benign compliance",
@@ -17,17 +18,45 @@ CURVES = (
     ),
 )
 
+EVALUATION = (
+    (
+        "attack success on held-out seeds",
+        (
+            ("current", "attack_success", "current attacker"),
+            ("initial", "attack_success", "initial attacker"),
+            ("written", "attack_success", "held-out attacks"),
+        ),
+    ),
+    (
+        "benign compliance on held-out seeds",
+        (
+            ("plain", "benign_compliance", "plain"),
+            ("current", "benign_compliance", "current attacker"),
+            ("initial", "benign_compliance", "initial attacker"),
+        ),
+    ),
+    (
+        "diversity of the attacks",
+        (
+            ("diversity", "distinct_2", "distinct-2"),
+            ("diversity", "self_bleu", "self-BLEU"),
+            ("diversity", "embedding_spread", "embedding spread"),
+        ),
+    ),
+)
 
-def draw_curves(records: list[dict], file: Path) -> bool:
-    """Draws the metrics of every step into `file`; False where matplotlib is not installed."""
+
+def draw(panels: tuple, records: list[dict], file: Path) -> bool:
+    """Draws what was measured over the steps into `file`; False where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError:
         return False
-    figure = Figure(figsize=(13, 7), layout="constrained")
-    for place, (title, lines) in enumerate(CURVES, start=1):
-        axes = figure.add_subplot(2, 3, place)
+    rows = math.ceil(len(panels) / 3)
+    figure = Figure(figsize=(13, 3.5 * rows), layout="constrained")
+    for place, (title, lines) in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, 3, place)
         for section, key, label in lines:
             points = [(r["step"], r[section].get(key)) for r in records if r[section].get(key) is not None]
             if points:

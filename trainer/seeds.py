@@ -1,6 +1,7 @@
 """Seeds: read from JSONL, and dealt out harmful and benign in turn."""
 
 import json
+import random
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,17 +15,20 @@ DATA = Path(__file__).parent / "data"
 CATEGORIES = ("harmful", "benign")
 
 
-def read_seeds(files: list[str]) -> list[Seed]:
-    """Every seed of the files, in order. Raises ConfigError that names the file and the line of what is wrong."""
-    seeds = [seed for name in files for seed in _read_file(_resolve(name))]
+def read_seeds(files: list[str], setting: str = "seeds.files") -> list[Seed]:
+    """Every seed of the files that a setting names, in order.
+
+    Raises ConfigError that names the setting, or the file and the line of what is wrong.
+    """
+    seeds = [seed for name in files for seed in _read_file(_resolve(name, setting))]
     if not seeds:
-        raise ConfigError(f"seeds.files={files}: no seeds in there")
+        raise ConfigError(f"{setting}={files}: no seeds in there; shipped sets are {_shipped()}")
     return seeds
 
 
-def read_attacks(files: list[str]) -> list[tuple[Seed, str]]:
+def read_attacks(files: list[str], setting: str) -> list[tuple[Seed, str]]:
     """Attacks that somebody wrote down, as (what is meant, the prompt): `seed` of a line, or without it the prompt."""
-    prompts = read_seeds(files)
+    prompts = read_seeds(files, setting)
     return [(Seed(line.fields.get("seed", line.prompt), line.category, line.fields), line.prompt) for line in prompts]
 
 
@@ -42,18 +46,29 @@ def deal(seeds: list[Seed], batch: int, batch_size: int, seed: int) -> list[Seed
     return dealt
 
 
+def limited(items: list, limit: int | None) -> list:
+    """At most so many, spread evenly over all: one of every so many, drawn so that a regular order cannot bias them."""
+    if limit is None or limit >= len(items):
+        return items
+    draw = random.Random(0).randrange
+    return [items[draw(i * len(items) // limit, (i + 1) * len(items) // limit)] for i in range(limit)]
+
+
 @lru_cache(maxsize=8)
 def _permutation(size: int, epoch: int, turn: int, seed: int) -> list[int]:
     generator = torch.Generator().manual_seed(key_to_seed(seed, "seeds", turn, epoch))
     return torch.randperm(size, generator=generator).tolist()
 
 
-def _resolve(name: str) -> Path:
+def _resolve(name: str, setting: str) -> Path:
     for path in (Path(name), DATA / name):
         if path.is_file():
             return path
-    shipped = sorted(path.name for path in DATA.glob("*.jsonl"))
-    raise ConfigError(f"seeds.files: {name} does not exist; shipped sets are {', '.join(shipped)}")
+    raise ConfigError(f"{setting}: {name} does not exist; shipped sets are {_shipped()}")
+
+
+def _shipped() -> str:
+    return ", ".join(sorted(path.name for path in DATA.glob("*.jsonl")))
 
 
 def _read_file(path: Path) -> list[Seed]:

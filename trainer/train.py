@@ -1,5 +1,7 @@
 """The loop: play a batch of games, take its optimiser steps, keep what happened."""
 
+import dataclasses
+import json
 import resource
 import time
 from pathlib import Path
@@ -13,7 +15,8 @@ from advgame.trainer.advantages import attacker_groups, defender_groups
 from advgame.trainer.arena.judge import judge_arena, noisy
 from advgame.trainer.config import AttackerConfig, Config, ConfigError, DefenderConfig
 from advgame.trainer.console import Progress
-from advgame.trainer.game import Game, Seed
+from advgame.trainer.evaluation import evaluate, held_out_attacks, held_out_seeds, initial_attacks
+from advgame.trainer.game import Game, Seed, game_from_dict
 from advgame.trainer.judges import Judge
 from advgame.trainer.judges.model import make_model_judge
 from advgame.trainer.judges.rules import judge_by_rules
@@ -22,8 +25,8 @@ from advgame.trainer.models import Policy
 from advgame.trainer.objectives import Item
 from advgame.trainer.pairs import attacker_pairs, defender_pairs
 from advgame.trainer.play import play
-from advgame.trainer.players import Player, load_players
-from advgame.trainer.plots import draw_curves
+from advgame.trainer.players import Player, load_players, sampler
+from advgame.trainer.plots import EVALUATION, METRICS, draw
 from advgame.trainer.prompts import Prompts, chat_ids
 from advgame.trainer.resources import EnergyMeter, report, table
 from advgame.trainer.seeds import deal, read_seeds
@@ -39,6 +42,8 @@ def train(config: Config) -> None:
     if resumed:
         checkpoint.check_same_run(run, config)
     seeds = read_seeds(config.seeds.files)
+    if config.eval.every:  # what is wrong with these files is said now
+        held_out_seeds(config), held_out_attacks(config)
     prompts = Prompts(config.templates)
 
     first = distributed.rank() == 0
@@ -56,6 +61,9 @@ def train(config: Config) -> None:
         if first:
             checkpoint.write_config(run, config)
             metrics.truncate(run / "metrics.jsonl", resumed)
+            metrics.truncate(run / "evaluation.jsonl", resumed)
+        if config.eval.every and not resumed:
+            keep_evaluation(run, 0, attacker, defender, judge, prompts, config, progress)
         progress.take_seconds()
 
         for step in range(resumed, config.steps):
@@ -63,7 +71,7 @@ def train(config: Config) -> None:
             batch, part = divmod(step, config.steps_per_batch)
             if part == 0:
                 dealt = deal(seeds, batch, config.batch_size, config.seed)
-                players = sampler(attacker), sampler(defender)
+                players = playing(attacker), playing(defender)
                 games = play(dealt, batch, *players, judge, prompts, config, progress.stage)
             size = len(games) // config.steps_per_batch
             share = games[part * size : (part + 1) * size]
@@ -84,13 +92,17 @@ def train(config: Config) -> None:
                 metrics.append(run / "metrics.jsonl", record)
                 write_transcript(run / "samples" / f"step-{step + 1:06d}.txt", share)
             progress.step_done(record, share)
+            if config.eval.every and ((step + 1) % config.eval.every == 0 or step + 1 == config.steps):
+                keep_evaluation(run, step + 1, attacker, defender, judge, prompts, config, progress)
             if (step + 1) % config.checkpoint.every == 0 or step + 1 == config.steps:
                 unused = games if part + 1 < config.steps_per_batch else []
                 with progress.stage("saving"):
                     checkpoint.save(run, step + 1, [attacker, defender], unused, config.checkpoint.keep)
 
         if first:
-            drawn = draw_curves(metrics.read(run / "metrics.jsonl"), run / "curves.png")
+            drawn = draw(METRICS, metrics.read(run / "metrics.jsonl"), run / "curves.png")
+            if config.eval.every:
+                draw(EVALUATION, metrics.read(run / "evaluation.jsonl"), run / "evaluation.png")
             taken = report(run, config.report.grid_intensity)
     if first:
         curves = run / "curves.png" if drawn else "not drawn: pip install 'advgame[report]'"
@@ -107,9 +119,35 @@ def turn(config: Config, step: int) -> tuple[bool, bool]:
     return attackers, not attackers
 
 
-def sampler(learner: Learner) -> Policy:
-    """Who plays."""
-    return learner.player.ema if learner.config.sample_from == "ema" else learner.player.policy
+def playing(learner: Learner) -> Policy:
+    return sampler(learner.player, learner.config)
+
+
+def keep_evaluation(
+    run: Path,
+    step: int,
+    attacker: Learner,
+    defender: Learner,
+    judge: Judge,
+    prompts: Prompts,
+    config: Config,
+    progress: Progress,
+) -> None:
+    """Evaluates the players as they are after `step` steps; the first time it keeps the attacker's attacks."""
+    first, kept, file = distributed.rank() == 0, run / "initial-attacks.json", run / "evaluation.jsonl"
+    with progress.stage("evaluating"):
+        if step == 0:
+            games = initial_attacks(playing(attacker), judge, prompts, config)
+            if first:
+                kept.write_text(json.dumps([dataclasses.asdict(game) for game in games]), encoding="utf-8")
+            distributed.barrier()
+        initial = [game_from_dict(game) for game in json.loads(kept.read_text(encoding="utf-8"))]
+        start = metrics.read(file)[0] if step else None
+        record = evaluate(playing(attacker), playing(defender), initial, judge, prompts, config, start)
+    if first:
+        metrics.append(file, {"step": step} | record)
+    progress.evaluation_done(step, record)
+    progress.take_seconds()  # no step's
 
 
 def attacker_items(games: list[Game], config: AttackerConfig) -> list[Item]:

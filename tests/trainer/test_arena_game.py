@@ -22,7 +22,11 @@ STEPS = 60
 
 def play_arena(run: Path, *overrides: str) -> tuple[Policy, Policy]:
     """The players' moving averages after STEPS steps."""
-    train(load_config("arena", [f"output_dir={run}", f"steps={STEPS}", "checkpoint.every=1000", *overrides]))
+    train(
+        load_config(
+            "arena", [f"output_dir={run}", f"steps={STEPS}", "checkpoint.every=1000", "eval.every=0", *overrides]
+        )
+    )
     return tuple(load_policy(folder(run, STEPS) / name) for name in ("attacker_ema", "defender_ema"))
 
 

@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 
 from advgame.trainer.config import ConfigError
 from advgame.trainer.game import Seed
-from advgame.trainer.seeds import deal, read_seeds
+from advgame.trainer.seeds import deal, limited, read_seeds
 
 
 def test_the_shipped_set():
-    seeds = read_seeds(["harmful.jsonl", "benign.jsonl"])
-    assert [sum(seed.category == category for seed in seeds) for category in ("harmful", "benign")] == [150, 150]
-    assert len({seed.prompt.lower() for seed in seeds}) == 300
+    training = read_seeds(["harmful.jsonl", "benign.jsonl"])
+    held_out = read_seeds(["harmful-held-out.jsonl", "benign-held-out.jsonl"])
+    for seeds, count in ((training, 130), (held_out, 20)):
+        assert [sum(seed.category == c for seed in seeds) for c in ("harmful", "benign")] == [count, count]
+    assert len({seed.prompt.lower() for seed in training + held_out}) == 300
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,19 @@ def test_deals_in_turn_and_reshuffles_on_every_pass(harmful, benign, batch_size,
         for begin in range(0, len(of_category), max(count, 1)):  # no seed twice before all were dealt
             one_pass = of_category[begin : begin + count]
             assert len(set(one_pass)) == len(one_pass)
+
+
+@given(count=st.integers(0, 40), limit=st.none() | st.integers(1, 50))
+def test_a_limit_leaves_an_even_part_in_order(count, limit):
+    left = limited(list(range(count)), limit)
+    assert len(left) == min(count, limit or count) and left == sorted(set(left))
+    if limit and limit < count:
+        part = count / limit
+        assert all(i * part - 1 < item < (i + 1) * part for i, item in enumerate(left))
+
+
+def test_a_limit_does_not_follow_the_order_of_a_file():
+    assert len({item % 4 for item in limited(list(range(256)), 64)}) == 4
 
 
 def test_dealing_depends_on_the_seed_alone():

@@ -1,0 +1,96 @@
+"""Signs that a reward is being hacked: drifting lengths, sameness, a judge with a favourite place or without a middle.
+
+None of them proves anything; each says where to look.
+"""
+
+from advgame.trainer.config import Config
+from advgame.trainer.distributed import gather, my_share
+from advgame.trainer.game import Game
+from advgame.trainer.judges import Judge, JudgeRequest
+from advgame.trainer.metrics import game_metrics, mean
+from advgame.trainer.rewards import ATTACKER_RUBRIC
+from advgame.trainer.seeds import limited
+
+LENGTH_FACTOR = 2.0
+"""Attacks or responses that are so many times as long as at the start, or as short."""
+
+POSITION_BIAS = 1.0
+"""Points of 10 by which the judge prefers one place to the other."""
+
+SATURATION = 0.9
+"""Share of the scores that are at an end of the scale, where it was not so at the start."""
+
+SAMENESS = 0.5
+"""Share of the start's diversity that is left."""
+
+JUDGED_PAIRS = 16
+"""Pairs of responses that the judge sees in both orders."""
+
+
+def signs(current: list[Game], plain: list[Game], judge: Judge, config: Config, start: dict | None) -> dict:
+    """Of answered games: the attacker's, and those of the same seeds asked as they are."""
+    known = game_metrics(current, config.judge.success_score)
+    lengths = {"attack_tokens": known["prompt_tokens"], "response_tokens": known["response_tokens"]}
+    before = start["signs"] if start else lengths
+    pairwise = "pairwise" in (config.attacker.judge, config.defender.judge)
+    return lengths | {
+        "attack_length_ratio": _ratio(lengths["attack_tokens"], before["attack_tokens"]),
+        "response_length_ratio": _ratio(lengths["response_tokens"], before["response_tokens"]),
+        "position_bias": position_bias(current, plain, judge) if pairwise else None,
+        "score_saturation": saturation([*current, *plain]),
+    }
+
+
+def position_bias(current: list[Game], plain: list[Game], judge: Judge) -> float | None:
+    """Mean score of the first place minus that of the second, every pair of responses being judged in both orders.
+
+    A pair answers one seed: once under attack and once as it is.
+    """
+    pairs = [(game.seed, _first_valid(game), _first_valid(other)) for game, other in zip(current, plain, strict=True)]
+    requests = [
+        JudgeRequest(ATTACKER_RUBRIC[seed.category], seed.category, seed.prompt, candidates)
+        for seed, one, other in limited([pair for pair in pairs if None not in pair], JUDGED_PAIRS)
+        for candidates in ((one, other), (other, one))
+    ]
+    scores = gather(judge(my_share(requests)))
+    both_ways = zip(scores[::2], scores[1::2], strict=True)
+    return mean([(a - b + c - d) / 2 for (a, b), (c, d) in both_ways if None not in (a, b, c, d)])
+
+
+def saturation(games: list[Game]) -> float | None:
+    """Share of the scores, of attacks and responses, that are exactly 0 or 10."""
+    attacks = [attack for game in games for attack in game.attacks]
+    scored = [*attacks, *(response for attack in attacks for response in attack.responses)]
+    return mean([one.score in (0.0, 10.0) for one in scored if one.score is not None])
+
+
+def alarms(record: dict, start: dict | None) -> list[str]:
+    """A sentence for each sign that is beyond its threshold."""
+    found, now = [], record["signs"]
+    for name in ("attack", "response"):
+        ratio = now[f"{name}_length_ratio"]
+        if ratio is not None and not 1 / LENGTH_FACTOR <= ratio <= LENGTH_FACTOR:
+            found.append(f"{name}s are {ratio:.2g} times as long as at the start")
+    bias = now["position_bias"]
+    if bias is not None and abs(bias) > POSITION_BIAS:
+        place = "first" if bias > 0 else "second"
+        found.append(f"the judge gives the {place} of two responses {abs(bias):.1f} points more, whichever it is")
+    if start is None:
+        return found
+    saturated, before = now["score_saturation"], start["signs"]["score_saturation"]
+    if None not in (saturated, before) and saturated > SATURATION >= before:
+        found.append(f"{saturated:.0%} of the scores are exactly 0 or 10, at the start {before:.0%}")
+    for name in ("distinct_2", "embedding_spread"):
+        varied, before = record["diversity"][name], start["diversity"][name]
+        if None not in (varied, before) and varied < SAMENESS * before:
+            found.append(f"attacks grow alike: {name} is {varied:.2g}, at the start {before:.2g}")
+    return found
+
+
+def _first_valid(game: Game) -> str | None:
+    responses = [response for attack in game.attacks for response in attack.responses]
+    return next((response.content for response in responses if response.outcome == "no_error"), None)
+
+
+def _ratio(now: float | None, before: float | None) -> float | None:
+    return now / before if now is not None and before else None
