@@ -28,17 +28,30 @@ def play(
     config: Config,
     stage: Stage = nullcontext,
 ) -> list[Game]:
-    """Plays this process's share of the seeds and returns the games of all processes, in their order.
+    """The games of all seeds, in their order. With config.seed, `batch` decides all random draws.
 
-    With config.seed, `batch` decides all random draws.
+    Every process plays its share, and returns the games of all; so do the two halves below.
     """
-    keys = my_share([(config.seed, batch, b) for b in range(len(seeds))])
+    games = write(seeds, batch, attacker, judge, prompts, config, stage)
+    return answer(games, batch, defender, judge, prompts, config, stage)
+
+
+def write(
+    seeds: list[Seed],
+    batch: int | str,
+    attacker: Policy,
+    judge: Judge,
+    prompts: Prompts,
+    config: Config,
+    stage: Stage = nullcontext,
+) -> list[Game]:
+    """The attacker's half: games with attacks, not yet answered."""
     with stage("attacker writes"):
-        games = attack(my_share(seeds), keys, attacker, prompts, config.attacker)
+        games = attack(my_share(seeds), _keys(seeds, batch, config), attacker, prompts, config.attacker)
     if config.judge.faithfulness:
         with stage("judge checks faithfulness"):
             games = judge_faithfulness(games, judge)
-    return gather(_answer(games, keys, defender, judge, prompts, config, stage))
+    return gather(games)
 
 
 def answer(
@@ -50,21 +63,13 @@ def answer(
     config: Config,
     stage: Stage = nullcontext,
 ) -> list[Game]:
-    """The same from the defender on, for attacks that are already there."""
-    keys = my_share([(config.seed, batch, b) for b in range(len(games))])
-    return gather(_answer(my_share(games), keys, defender, judge, prompts, config, stage))
-
-
-def _answer(
-    games: list[Game],
-    keys: list[tuple],
-    defender: Policy,
-    judge: Judge,
-    prompts: Prompts,
-    config: Config,
-    stage: Stage,
-) -> list[Game]:
+    """The defender's half, down to the rewards, for attacks from wherever."""
     with stage("defender answers"):
-        games = defend(games, keys, defender, prompts, config.defender)
+        games = defend(my_share(games), _keys(games, batch, config), defender, prompts, config.defender)
     with stage("judge scores"):
-        return reward(games, judge, config.attacker, config.defender)
+        return gather(reward(games, judge, config.attacker, config.defender))
+
+
+def _keys(items: list, batch: int | str, config: Config) -> list[tuple]:
+    """Random keys of this process's share of the items."""
+    return my_share([(config.seed, batch, b) for b in range(len(items))])
