@@ -4,6 +4,7 @@ What is measured are rates: one attack a seed and one response to it, each score
 """
 
 import copy
+import random
 
 from advgame.trainer.config import Config
 from advgame.trainer.game import Attack, Game, Rollout, Seed
@@ -49,7 +50,7 @@ def rates(games: list[Game], success_score: float) -> dict:
 
 
 def limited(items: list, limit: int | None) -> list:
-    """At most so many, spread evenly over all."""
+    """At most so many, always the same ones, drawn at random: harmful and benign may take turns in a file."""
     if limit is None or limit >= len(items):
         return items
-    return [items[i * len(items) // limit] for i in range(limit)]
+    return [items[i] for i in sorted(random.Random(0).sample(range(len(items)), limit))]
