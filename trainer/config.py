@@ -52,6 +52,21 @@ class SamplingConfig:
 
 
 @dataclass
+class ServerConfig:
+    url: str = setting(
+        "http://127.0.0.1:8000/v1", "address of a server that speaks OpenAI's chat protocol", resume=True
+    )
+    model: str | None = setting(None, "the model, by the name that the server knows it by")
+    api_key_env: str = setting(
+        "OPENAI_API_KEY",
+        "name of the environment variable that holds the key (never the key itself); may be unset",
+        resume=True,
+    )
+    concurrency: int = setting(32, "requests at a time, of each process", low=1, resume=True)
+    timeout: float = setting(120.0, "seconds that a request may take", low=1, resume=True)
+
+
+@dataclass
 class LossConfig:
     name: Literal["dpo", "ipo", "grpo"] = setting("dpo", "on pairs (dpo, ipo), or on all samples' advantages (grpo)")
     beta: float = setting(0.1, "strength of the pull towards the reference; only with grpo it may be 0", low=0)
@@ -366,7 +381,8 @@ def _closest(name: str, update: Any) -> str | None:
         return f"{name}={close[0]}" if close else None
     leaf = name.rsplit(".", 1)[-1]
     same_leaf = [path for path in known if path.rsplit(".", 1)[-1] == leaf]
-    by_path = difflib.get_close_matches(name, same_leaf or known, n=1, cutoff=0.0 if same_leaf else 0.75)
+    paths = same_leaf or [*known, *(f.name for f in dataclasses.fields(Config))]
+    by_path = difflib.get_close_matches(name, paths, n=1, cutoff=0.0 if same_leaf else 0.75)
     if by_path:
         return by_path[0]
     leaves = {path.rsplit(".", 1)[-1]: path for path in reversed(known)}

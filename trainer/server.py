@@ -1,0 +1,81 @@
+"""Text completion by a server that speaks OpenAI's chat protocol: vLLM, llama.cpp, SGLang, or a hosted one."""
+
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from advgame.trainer.config import ConfigError, SamplingConfig, ServerConfig
+from advgame.trainer.console import printable
+
+
+def complete(server: ServerConfig, texts: list[str], sampling: SamplingConfig) -> list[str | None]:
+    """The answer to each text, as one user turn, in order; None where a request failed for good.
+
+    Raises ConfigError, before any work, where the server is not there or refuses (see check_server).
+    """
+    if not texts:
+        return []
+    check_server(server)
+    with _client(server) as client, ThreadPoolExecutor(server.concurrency) as threads:
+        answers = list(threads.map(partial(_answer, client, server.model, sampling), texts))
+    failed = [str(answer) for answer in answers if isinstance(answer, Exception)]
+    if failed:
+        reason = printable(failed[-1])[:300]
+        warnings.warn(f"{server.url}: {len(failed)} of {len(texts)} requests failed; the last: {reason}", stacklevel=2)
+    return [None if isinstance(answer, Exception) else answer for answer in answers]
+
+
+def check_server(server: ServerConfig) -> None:
+    """Whether the server is there, takes the key and has the model. Raises ConfigError."""
+    with _client(server) as client:
+        import openai
+
+        try:
+            names = [model.id for model in client.models.list()]
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            key = "is not accepted" if os.environ.get(server.api_key_env) else "is not set"
+            raise ConfigError(
+                f"server.api_key_env={server.api_key_env}: {server.url} wants a key, and the one in this environment "
+                f"variable {key}"
+            ) from error
+        except openai.APIConnectionError as error:
+            raise ConfigError(
+                f"server.url={server.url}: cannot be reached; start the server, or correct the address"
+            ) from error
+        except Exception as error:  # whatever else it may send: a web page, for example
+            raise ConfigError(
+                f"server.url={server.url}: does not list its models ({type(error).__name__}); "
+                f"most servers want an address that ends in /v1"
+            ) from error
+    if server.model not in names:
+        known = printable(", ".join(names[:20])) or "none"
+        raise ConfigError(f"server.model={server.model}: {server.url} does not have it; it has {known}")
+
+
+def _client(server: ServerConfig):
+    try:
+        from openai import OpenAI
+    except ImportError as error:
+        raise ConfigError(f"server.url={server.url} needs openai: pip install 'advgame[server]'") from error
+    key = os.environ.get(server.api_key_env) or "none"  # local servers want none, the package wants something
+    try:
+        return OpenAI(base_url=server.url, api_key=key, timeout=server.timeout)
+    except Exception as error:  # the package lets its HTTP library's through
+        raise ConfigError(f"server.url={server.url}: {error}; expected http://HOST:PORT/v1") from error
+
+
+def _answer(client, model: str, sampling: SamplingConfig, text: str) -> str | Exception | None:
+    """The library tries again when the server is busy or fails; what it gives up on is returned."""
+    try:
+        answer = client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": text}],
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_new_tokens,
+        )
+        content = answer.choices[0].message.content
+    except Exception as error:  # the library's own, or those of an answer that has not the form of one
+        return error
+    return content if isinstance(content, str) else None
