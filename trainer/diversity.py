@@ -1,0 +1,82 @@
+"""How varied texts are: an attacker that has collapsed onto one trick shows here before it shows in its reward."""
+
+import math
+import re
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from advgame.trainer.models import Policy
+
+ORDERS = (1, 2, 3, 4)
+
+
+def diversity(texts: list[str], policy: Policy) -> dict[str, float | None]:
+    """All measures, for at most some 64 texts: self-BLEU compares each with each other."""
+    return {
+        "distinct_1": distinct(texts, 1),
+        "distinct_2": distinct(texts, 2),
+        "self_bleu": self_bleu(texts),
+        "embedding_spread": spread(embed(texts, policy)),
+    }
+
+
+def distinct(texts: list[str], n: int) -> float | None:
+    """Share of different n-grams among those of all texts; None without any."""
+    found = [gram for text in texts for gram in _ngrams(_words(text), n)]
+    return len(set(found)) / len(found) if found else None
+
+
+def self_bleu(texts: list[str]) -> float | None:
+    """Mean BLEU of each text with the others as its references; None for fewer than two texts."""
+    words = [words for words in map(_words, texts) if words]
+    if len(words) < 2:
+        return None
+    return sum(bleu(one, words[:i] + words[i + 1 :]) for i, one in enumerate(words)) / len(words)
+
+
+def bleu(words: list[str], references: list[list[str]]) -> float:
+    """BLEU up to 4-grams; counts of longer n-grams than words are smoothed by adding one (Lin and Och, 2004)."""
+    logs = 0.0
+    for n in ORDERS:
+        wanted = Counter()
+        for reference in references:
+            wanted |= Counter(_ngrams(reference, n))
+        found = Counter(_ngrams(words, n))
+        matched, total, smooth = (found & wanted).total(), found.total(), int(n > 1)
+        if matched + smooth == 0:
+            return 0.0
+        logs += math.log((matched + smooth) / (total + smooth)) / len(ORDERS)
+    closest = min((len(reference) for reference in references), key=lambda length: (abs(length - len(words)), length))
+    return math.exp(logs + min(0.0, 1 - closest / len(words)))
+
+
+@torch.no_grad()
+def embed(texts: list[str], policy: Policy) -> Tensor:
+    """[n, H] mean hidden states of the texts that have a token."""
+    policy.activate()
+    body, rows = policy.model.base_model, []
+    for text in texts:
+        ids = policy.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        if ids.numel():
+            rows.append(body(ids.to(policy.model.device)).last_hidden_state[0].float().mean(0))
+    return torch.stack(rows) if rows else torch.empty(0, policy.model.config.get_text_config().hidden_size)
+
+
+def spread(embeddings: Tensor) -> float | None:
+    """1 - the mean cosine similarity of two different rows; None for fewer than two."""
+    count = len(embeddings)
+    if count < 2:
+        return None
+    rows = torch.nn.functional.normalize(embeddings.double(), dim=-1)
+    similar = (rows.sum(0).square().sum() - rows.square().sum()) / (count * (count - 1))
+    return 1 - similar.item()
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+def _ngrams(words: list[str], n: int) -> list[tuple[str, ...]]:
+    return list(zip(*(words[i:] for i in range(n)), strict=False))
