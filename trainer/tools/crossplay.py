@@ -18,6 +18,7 @@ HELP = "every saved attacker of a run against every saved defender"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the output_dir of a run that kept 2 checkpoints or more")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings in place of the run's")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/crossplay")
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many seeds; default: the run's eval.limit")
 

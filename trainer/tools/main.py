@@ -6,24 +6,25 @@ import re
 import sys
 
 from advgame.trainer.config import ConfigError
-from advgame.trainer.tools import crossplay
+from advgame.trainer.tools import crossplay, redteam
 
-COMMANDS = {"crossplay": crossplay}
+COMMANDS = {"redteam": redteam, "crossplay": crossplay}
+"""Each a module with HELP, add_arguments(parser) and run(options), which returns the exit code."""
+
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=.*", re.DOTALL)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command. `key=value` may stand anywhere and reaches it as options.overrides."""
-    parser = argparse.ArgumentParser(prog="advgame", description="Measures what an AdvGame run leaves behind.")
+    parser = argparse.ArgumentParser(prog="advgame", description="Measures what a run leaves behind.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        epilog = "key=value, anywhere, sets what `torchrun trainer/main.py --help` lists"
-        command = commands.add_parser(name, help=module.HELP, description=module.__doc__, epilog=epilog)
-        module.add_arguments(command)
+    for name, command in COMMANDS.items():
+        command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.__doc__))
     given = sys.argv[1:] if arguments is None else arguments
+    # Argparse takes no key=value behind an option, or takes it for one of the option's own values.
     options = parser.parse_args([argument for argument in given if not SETTING.fullmatch(argument)])
-    options.overrides = [argument for argument in given if SETTING.fullmatch(argument)]
-    os.environ.setdefault("TQDM_DISABLE", "1")  # of the libraries; the commands show their own progress
+    options.overrides += [argument for argument in given if SETTING.fullmatch(argument)]
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the commands show their own progress
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         return COMMANDS[options.command].run(options)
     except ConfigError as error:
