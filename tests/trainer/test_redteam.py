@@ -223,7 +223,7 @@ def test_what_becomes_of_attempts():
 
 def test_the_best_of_n_attempts_counts_a_seed_once():
     game = answered("no_error", "no_error", 1.0)
-    game.attacks += [answered("no_error", "no_error", score).attacks[0] for score in (9.0, 8.0)]
+    game.attacks += [answered("no_error", "no_error", score).attacks[0] for score in (9.0, 8.0, 2.0)]
     found = summary(attempts_of([game, answered("no_error", "no_error", 1.0)], 5.0), JudgeConfig())
-    assert (found["attack_success"].successes, found["attack_success"].trials) == (2, 4)
+    assert (found["attack_success"].successes, found["attack_success"].trials) == (2, 5)
     assert (found["best_of_n"].successes, found["best_of_n"].trials) == (1, 2)
