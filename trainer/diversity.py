@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from advgame.trainer.models import Policy
+from advgame.trainer.seeds import limited
 
 ORDERS = (1, 2, 3, 4)
+COMPARED_TEXTS = 64
+"""At most so many: diversity falls with their number, and self-BLEU compares each with each other."""
 
 
 def diversity(texts: list[str], policy: Policy) -> dict[str, float | None]:
-    """All measures, for at most some 64 texts: self-BLEU compares each with each other."""
+    """All measures, of at most COMPARED_TEXTS of the texts."""
+    texts = limited(texts, COMPARED_TEXTS)
     return {
         "distinct_1": distinct(texts, 1),
         "distinct_2": distinct(texts, 2),

@@ -23,9 +23,6 @@ BATCH = "evaluation"
 UNREADABLE = ("max_length", "parsing")
 """Outcomes of attacks that contain no prompt."""
 
-COMPARED_TEXTS = 64
-"""Diversity is that of at most so many attacks: it falls with their number."""
-
 
 def evaluate(
     attacker: Policy,
@@ -51,7 +48,7 @@ def evaluate(
     attacks = [attack for game in played["current"] for attack in game.attacks]
     texts = [attack.content for attack in attacks if attack.outcome not in UNREADABLE]
     record = {name: rates(games, config.judge.success_score) for name, games in played.items()} | {
-        "diversity": diversity(limited(texts, COMPARED_TEXTS), defender),
+        "diversity": diversity(texts, defender),
         "signs": signs(played["current"], played["plain"], judge, config, start),
     }
     return record | {"alarms": alarms(record, start)}

@@ -1,13 +1,18 @@
-"""How sure a measured rate is."""
+"""How far a measured share may be off."""
 
-import math
+from math import sqrt
+
+Z = 1.959963984540054
+"""Of the normal distribution, for 95%."""
 
 
-def wilson(rate: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a rate over `count` trials; 95% by default. All of [0, 1] without any trial."""
-    if count == 0:
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a probability; (0, 1) where nothing was tried."""
+    if trials == 0:
         return 0.0, 1.0
-    centre = rate + z * z / (2 * count)
-    half = z * math.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2)
-    scale = 1 + z * z / count
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    share = successes / trials
+    middle = share + Z**2 / (2 * trials)
+    half = Z * sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
+    low, high = ((middle + side * half) / (1 + Z**2 / trials) for side in (-1, 1))
+    # At the ends rounding would leave a little more than nothing, or a little less than all.
+    return (0.0 if successes == 0 else low), (1.0 if successes == trials else high)

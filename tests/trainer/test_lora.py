@@ -1,6 +1,7 @@
 """LoRA players: four policies over one frozen model."""
 
 import copy
+import json
 import sys
 
 import pytest
@@ -107,3 +108,27 @@ def test_without_peft_the_setting_is_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"attacker.lora.rank=4 needs peft: pip install 'advgame\[peft\]'"):
         load_players(config, None)
+
+
+def test_a_saved_adapter_is_a_model_like_any_other(tmp_path):
+    run = run_tiny(tmp_path / "run", *LORA, "attacker.optimizer.lr=0.1", "steps=2", "steps_per_batch=1")
+    saved = checkpoint.folder(run, 2)
+    adapter = load_players(tiny_config(run, *LORA), saved)["attacker"].policy
+    merged = load_policy(saved / "attacker")
+    ids = torch.arange(6)[None]
+    adapter.activate()
+    expected, start = adapter.model(ids).logits, load_policy("tiny").model(ids).logits
+    assert torch.allclose(merged.model(ids).logits, expected, atol=1e-4)
+    assert not torch.allclose(start, expected, atol=1e-2)
+
+    again = run_tiny(tmp_path / "again", *LORA, f"attacker.model={saved / 'attacker'}", "steps=1", "steps_per_batch=1")
+    stacked = load_policy(checkpoint.folder(again, 1) / "attacker")  # an adapter on an adapter's model
+    assert torch.allclose(stacked.model(ids).logits, expected, atol=0.1)
+
+
+def test_an_adapter_whose_base_is_gone_says_so(tmp_path):
+    run = run_tiny(tmp_path, *LORA, "steps=1", "steps_per_batch=1")
+    config = checkpoint.folder(run, 1) / "attacker" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "/gone"}))
+    with pytest.raises(ConfigError, match="base_model_name_or_path in its config is wrong: model /gone: neither"):
+        load_policy(config.parent)

@@ -1,1 +1,1 @@
-"""Commands for what a run leaves behind."""
+"""Commands on what a run leaves behind: `advgame COMMAND …`."""

@@ -115,5 +115,6 @@ def _show(record: dict, console: Console) -> None:
 def _with_interval(rates: dict, name: str) -> str:
     if rates[name] is None:
         return "–"
-    low, high = wilson(rates[name], rates["counts"][name])
+    count = rates["counts"][name]
+    low, high = wilson(round(rates[name] * count), count)
     return f"{rates[name]:4.0%} ({100 * low:.0f}–{100 * high:.0f}%)"

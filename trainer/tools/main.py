@@ -1,19 +1,30 @@
-"""advgame COMMAND …, also as python -m advgame.trainer.tools.main"""
+"""advgame COMMAND … [key=value …]"""
 
 import argparse
 import os
+import re
 import sys
 
 from advgame.trainer.config import ConfigError
-from advgame.trainer.tools import evaluate
+from advgame.trainer.tools import crossplay, evaluate, redteam
 
-COMMANDS = {"evaluate": evaluate}
+COMMANDS = {"evaluate": evaluate, "crossplay": crossplay, "redteam": redteam}
 """Each a module with HELP, add_arguments(parser) and run(options), which returns the exit code."""
+
+SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=.*", re.DOTALL)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parse(arguments)
-    os.environ.setdefault("TQDM_DISABLE", "1")
+    parser = argparse.ArgumentParser(prog="advgame", description="Measures what a run leaves behind.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.__doc__))
+    given = sys.argv[1:] if arguments is None else arguments
+    # Argparse takes no key=value behind an option, or takes it for one of the option's own values.
+    options = parser.parse_args([argument for argument in given if not SETTING.fullmatch(argument)])
+    options.overrides += [argument for argument in given if SETTING.fullmatch(argument)]
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the commands show their own progress
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         return COMMANDS[options.command].run(options)
     except ConfigError as error:
@@ -21,19 +32,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="advgame", description="Commands for what a run leaves behind.")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
-        command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.HELP))
-    options, left = parser.parse_known_args(arguments)
-    if left and (not hasattr(options, "overrides") or any("=" not in item or item[0] == "-" for item in left)):
-        parser.error(f"unrecognized arguments: {' '.join(left)}")
-    if left:  # argparse takes no key=value that stands behind an option
-        options.overrides += left
-    return options
 
 
 if __name__ == "__main__":
