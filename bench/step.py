@@ -197,7 +197,8 @@ def counted(players: list[tuple[Learner, list[Pair]]]) -> Iterator[Callable[[], 
 
     def count(module, args, kwargs) -> None:
         nonlocal tokens
-        tokens += kwargs["position_ids" if "position_ids" in kwargs else "input_ids"].numel()
+        ids = kwargs.get("input_ids")
+        tokens += (kwargs["inputs_embeds"][..., 0] if ids is None else ids).numel()
 
     policies = [policy for learner, _ in players for policy in (learner.player.policy, learner.player.ema)]
     hooks = [policy.model.base_model.register_forward_pre_hook(count, with_kwargs=True) for policy in policies]
