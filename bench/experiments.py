@@ -1,0 +1,171 @@
+"""What the game's choices are worth: three experiments and two ablations on the arena, over several seeds.
+
+    python bench/experiments.py                     all of it: 35 runs, about 20 minutes on 2 cores
+    python bench/experiments.py --arms joint,sequential --seeds 2
+
+1. Joint against sequential training, at as many updates of each player and at about as much time.
+2. Pairwise against pointwise judging, by a judge whose scores carry an error shared by a call, and one of their own.
+3. Attacks that nobody saw in training, for all of them; and without a trained attacker, and without moving averages.
+
+Players are measured by the exact judge, on meanings and attacks that are held out. A run that is there is not repeated.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+NOISY = ("judge.offset=4", "judge.noise=1")
+ARMS: dict[str, tuple[str, ...]] = {
+    "joint": (),
+    "sequential, equal updates": ("schedule=sequential", "steps_per_turn=50", "steps=500"),
+    "sequential, equal time": ("schedule=sequential", "steps_per_turn=35", "steps=350"),
+    "noisy judge, pairwise": NOISY,
+    "noisy judge, pointwise": (*NOISY, "attacker.judge=pointwise", "defender.judge=pointwise"),
+    "attacker frozen": ("attacker.train=false",),
+    "no moving averages": tuple(
+        f"{player}.{setting}"
+        for player in ("attacker", "defender")
+        for setting in ("sample_from=policy", "reference=recompute", "ema_decay=1")
+    ),
+}
+"""Settings other than the arena's. Without moving averages the policies sample, and the first players are references."""
+
+MEASURES = {
+    "last attacker on first defender": "attack success",
+    "first attacker on last defender": "attack success",
+    "last attacker on last defender": "attack success",
+    "held-out attacks on last defender": "attack success",
+    "plain benign requests": "compliance",
+    "benign requests under the last attacker": "compliance",
+    "faithful attacks": "share",
+}
+
+
+def play(job: tuple[str, int, Path]) -> dict:
+    """One run, on one core, and what came of it."""
+    arm, seed, folder = job
+    result = folder / "result.json"
+    if not result.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        import torch
+
+        from advgame.trainer.config import load_config
+        from advgame.trainer.train import train
+
+        torch.set_num_threads(1)
+        settings = (f"seed={seed}", f"output_dir={folder}", "eval.every=0", "checkpoint.every=10000", *ARMS[arm])
+        config = load_config("arena", list(settings))
+        began = time.perf_counter()
+        with (folder / "log.txt").open("w") as log, redirect_stdout(log):
+            train(config)
+        seconds = time.perf_counter() - began
+        saved = folder / "checkpoints" / f"step-{config.steps:06d}"
+        average = "_ema" if config.attacker.sample_from == "ema" else ""
+        measured = measure(str(saved / f"attacker{average}"), str(saved / f"defender{average}"))
+        result.write_text(json.dumps({"arm": arm, "seed": seed, "seconds": seconds, **measured}, indent=1))
+    return json.loads(result.read_text())
+
+
+def measure(attacker: str, defender: str) -> dict[str, float]:
+    """A pair of players, against each other and against the first ones."""
+    from advgame.trainer.arena.judge import judge_arena
+    from advgame.trainer.config import load_config
+    from advgame.trainer.evaluation import evaluate, held_out_seeds, initial_attacks, measuring, rates
+    from advgame.trainer.models import load_policy
+    from advgame.trainer.play import play
+    from advgame.trainer.prompts import Prompts
+
+    config, prompts = load_config("arena", ["eval.limit=null"]), Prompts("arena")
+    last, first = load_policy(attacker), load_policy(config.attacker.model)
+    defended, undefended = load_policy(defender), load_policy(config.defender.model)
+    initial = initial_attacks(first, judge_arena, prompts, config)
+    record = evaluate(last, defended, initial, judge_arena, prompts, config)
+    games = play(held_out_seeds(config), "first", last, undefended, judge_arena, prompts, measuring(config))
+    success = [
+        rates(games, config.judge.success_score)["attack_success"],
+        *(record[asked]["attack_success"] for asked in ("initial", "current", "written")),
+    ]
+    compliance = [record[asked]["benign_compliance"] or 0.0 for asked in ("plain", "current")]
+    return dict(zip(MEASURES, [*success, *compliance, record["current"]["faithful"]], strict=True))
+
+
+def summary(results: list[dict]) -> dict[str, dict[str, list[float]]]:
+    """arm -> measure -> [mean, standard deviation] over the seeds."""
+    arms: dict[str, list[dict]] = {}
+    for result in results:
+        arms.setdefault(result["arm"], []).append(result)
+    return {
+        arm: {
+            name: [statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0]
+            for name in (*MEASURES, "seconds")
+            for values in [[run[name] for run in runs]]
+        }
+        for arm, runs in arms.items()
+    }
+
+
+def print_table(arms: dict, before: dict[str, float], seeds: int) -> None:
+    table = Table(title=f"arena, mean ± standard deviation over {seeds} seeds", title_justify="left")
+    table.add_column("")
+    for arm in ("before", *arms):
+        table.add_column(arm, justify="right")
+    for name in MEASURES:
+        cells = [f"{arms[arm][name][0]:.2f} ± {arms[arm][name][1]:.2f}" for arm in arms]
+        table.add_row(name, f"{before[name]:.2f}", *cells)
+    table.add_row("seconds, one core", "", *(f"{arms[arm]['seconds'][0]:.0f}" for arm in arms))
+    Console(width=170).print(table)
+
+
+def draw(arms: dict, before: dict[str, float], file: Path) -> None:
+    """Bars with error bars; the dashed line is where the first players stand."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 7), layout="constrained")
+    names = list(MEASURES)[:-1]
+    for axes, name in zip(figure.subplots(2, 3).flat, names, strict=True):
+        means, deviations = zip(*(arms[arm][name] for arm in arms), strict=True)
+        axes.bar(range(len(arms)), means, yerr=deviations, capsize=4, color=[f"C{i}" for i in range(len(arms))])
+        axes.axhline(before[name], color="black", linestyle="--", linewidth=1)
+        axes.set(title=f"{name}: {MEASURES[name]}", ylim=(0, 1.05))
+        axes.set_xticks(range(len(arms)), [arm.replace(", ", ",\n") for arm in arms], fontsize=7, rotation=30)
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", help=f"those whose names begin so, with commas between; of {'; '.join(ARMS)}")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each arm")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time, each on one core")
+    parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="the runs are kept there")
+    parser.add_argument("--json", type=Path, default=Path("runs/bench/experiments.json"), help="the plot goes beside")
+    options = parser.parse_args()
+    chosen = [arm for arm in ARMS if options.arms is None or arm.startswith(tuple(options.arms.split(",")))]
+    os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    before = measure("arena-attacker", "arena-defender")  # also builds them, before several would
+    jobs = [
+        (arm, seed, options.runs / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}")
+        for seed in range(options.seeds)
+        for arm in chosen
+    ]
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        runs = track(pool.imap_unordered(play, jobs), "playing", total=len(jobs), console=Console(stderr=True))
+        results = sorted(runs, key=lambda result: (list(ARMS).index(result["arm"]), result["seed"]))
+    arms = summary(results)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps({"before": before, "arms": arms, "runs": results}, indent=1))
+    print_table(arms, before, options.seeds)
+    draw(arms, before, options.json.with_suffix(".png"))
+    print(options.json, options.json.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
