@@ -37,7 +37,7 @@ ARMS: dict[str, tuple[str, ...]] = {
         for setting in ("sample_from=policy", "reference=recompute", "ema_decay=1")
     ),
 }
-"""Settings other than the arena's. Without moving averages the policies sample, and the first players are references."""
+"""Settings other than the arena's. Without averages the policies sample, and the first ones are references."""
 
 MEASURES = {
     "last attacker on first defender": "attack success",

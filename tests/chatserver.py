@@ -11,7 +11,7 @@ from advgame.trainer.config import ServerConfig
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Answers each user turn with `answer(text)`; an integer is the status of a failure."""
+    """Answers each user turn with `answer(text)`, a word a token; an integer is the status of a failure."""
 
     daemon_threads = True
     key: str | None = None
@@ -54,8 +54,10 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(answer, int):
             self._send(answer, {"error": {"message": "not now"}})
         else:
-            message = {"role": "assistant", "content": answer}
-            self._send(200, {"id": "1", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+            words, limit = (answer or "").split(" "), request["max_tokens"]
+            message = {"role": "assistant", "content": answer and " ".join(words[:limit])}
+            reason = "stop" if len(words) <= limit else "length"
+            self._send(200, {"id": "1", "choices": [{"index": 0, "message": message, "finish_reason": reason}]})
 
     def _send(self, status: int, body: dict):
         content = json.dumps(body).encode()

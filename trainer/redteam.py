@@ -3,7 +3,7 @@
 from advgame.trainer.config import Config, ServerConfig
 from advgame.trainer.defend import read_response
 from advgame.trainer.diversity import diversity
-from advgame.trainer.game import Game, Response, Rollout, Seed
+from advgame.trainer.game import Game, Response, Seed
 from advgame.trainer.judges import Judge
 from advgame.trainer.models import load_policy
 from advgame.trainer.play import answer, write
@@ -37,7 +37,7 @@ def answer_attacks(
         if attack.outcome == "no_error":
             shown.append(attack)
     texts = [prompts.defender(config.defender.format, config.defender.instruction, a.content) for a in shown]
-    for attack, text in zip(shown, complete(target, texts, config.defender.sampling), strict=True):
-        if text is not None:
-            attack.responses = [read_response(Rollout([], [], text, finished=True), config.defender.format)]
+    for attack, rollout in zip(shown, complete(target, texts, config.defender.sampling), strict=True):
+        if rollout is not None:
+            attack.responses = [read_response(rollout, config.defender.format)]
     return reward(games, judge, config.attacker, config.defender)

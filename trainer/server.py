@@ -7,10 +7,11 @@ from functools import partial
 
 from advgame.trainer.config import ConfigError, SamplingConfig, ServerConfig
 from advgame.trainer.console import printable
+from advgame.trainer.game import Rollout
 
 
-def complete(server: ServerConfig, texts: list[str], sampling: SamplingConfig) -> list[str | None]:
-    """The answer to each text, as one user turn, in order; None where a request failed for good.
+def complete(server: ServerConfig, texts: list[str], sampling: SamplingConfig) -> list[Rollout | None]:
+    """The answer to each text, as one user turn, in order, without its tokens; None where a request failed for good.
 
     Raises ConfigError, before any work, where the server is not there or refuses (see check_server).
     """
@@ -65,7 +66,7 @@ def _client(server: ServerConfig):
         raise ConfigError(f"server.url={server.url}: {error}; expected http://HOST:PORT/v1") from error
 
 
-def _answer(client, model: str, sampling: SamplingConfig, text: str) -> str | Exception | None:
+def _answer(client, model: str, sampling: SamplingConfig, text: str) -> Rollout | Exception | None:
     """The library tries again when the server is busy or fails; what it gives up on is returned."""
     try:
         answer = client.chat.completions.create(
@@ -75,7 +76,7 @@ def _answer(client, model: str, sampling: SamplingConfig, text: str) -> str | Ex
             top_p=sampling.top_p,
             max_tokens=sampling.max_new_tokens,
         )
-        content = answer.choices[0].message.content
+        content, reason = answer.choices[0].message.content, answer.choices[0].finish_reason
     except Exception as error:  # the library's own, or those of an answer that has not the form of one
         return error
-    return content if isinstance(content, str) else None
+    return Rollout([], [], content, finished=reason != "length") if isinstance(content, str) else None

@@ -14,9 +14,15 @@ from advgame.trainer.server import check_server, complete
 SAMPLING = SamplingConfig(temperature=0.7, top_p=0.8, max_new_tokens=5)
 
 
+def texts_of(rollouts):
+    return [rollout and rollout.text for rollout in rollouts]
+
+
 def test_answers_come_in_order_with_what_was_asked_for():
     with chat_server(str.upper) as server:
-        assert complete(server.config, [f"text {i}" for i in range(50)], SAMPLING) == [f"TEXT {i}" for i in range(50)]
+        rollouts = complete(server.config, [f"text {i}" for i in range(50)], SAMPLING)
+        assert texts_of(rollouts) == [f"TEXT {i}" for i in range(50)]
+        assert all(rollout.finished for rollout in rollouts)
         assert complete(server.config, [], SAMPLING) == []
     assert len(server.requests) == 50
     for request in server.requests:
@@ -36,7 +42,7 @@ def test_so_many_at_a_time_and_no_more():
         config = server.config
         config.concurrency = 4
         texts = [str(i) for i in range(12)]
-        assert complete(config, texts, SAMPLING) == texts
+        assert texts_of(complete(config, texts, SAMPLING)) == texts
         assert server.most_busy == 4
 
 
@@ -44,14 +50,14 @@ def test_so_many_at_a_time_and_no_more():
 def test_what_fails_at_first_is_tried_again(status):
     with chat_server(lambda text: "well" if server.tries[text] == 3 else status) as server, warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert complete(server.config, ["one", "two"], SAMPLING) == ["well", "well"]
+        assert texts_of(complete(server.config, ["one", "two"], SAMPLING)) == ["well", "well"]
     assert server.tries == {"one": 3, "two": 3}
 
 
 def test_what_fails_for_good_is_none_and_said():
     said = pytest.warns(UserWarning, match=r"2 of 3 requests failed; the last: .*not now")
     with chat_server(lambda text: {"bad": 500, "long": 400}.get(text, "well")) as server, said:
-        assert complete(server.config, ["long", "good", "bad"], SAMPLING) == [None, "well", None]
+        assert texts_of(complete(server.config, ["long", "good", "bad"], SAMPLING)) == [None, "well", None]
     assert server.tries == {"long": 1, "good": 1, "bad": 3}
 
 
@@ -66,7 +72,7 @@ def test_the_key_comes_from_the_environment_variable_that_is_named(monkeypatch):
         with pytest.raises(ConfigError, match=r"server.api_key_env=JUDGE_KEY: .* is not accepted"):
             check_server(config)
         monkeypatch.setenv("JUDGE_KEY", "secret")
-        assert complete(config, ["a"], SAMPLING) == ["A"]
+        assert texts_of(complete(config, ["a"], SAMPLING)) == ["A"]
     assert len(server.requests) == 1
 
 
@@ -82,6 +88,12 @@ def test_what_is_wrong_with_a_server_is_said_before_any_work():
         check_server(good)
     with pytest.raises(ConfigError, match=r"server.url=http://a:b: .* expected http://HOST:PORT/v1"):
         check_server(ServerConfig(url="http://a:b", model="judge-7b"))
+
+
+def test_an_answer_that_was_cut_off_is_not_finished():
+    with chat_server(lambda text: "one two three four five six") as server:
+        (rollout,) = complete(server.config, ["a"], SAMPLING)
+    assert rollout.text == "one two three four five" and not rollout.finished
 
 
 def test_an_answer_that_is_none_is_none():

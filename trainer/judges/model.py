@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from advgame.trainer.config import JudgeConfig
+from advgame.trainer.game import Rollout
 from advgame.trainer.judges.parsing import parse_pair, parse_score, parse_verdict
 from advgame.trainer.judges.requests import Judge, JudgeRequest, Scores
 from advgame.trainer.models import load_policy
@@ -13,7 +14,7 @@ from advgame.trainer.prompts import Prompts, chat_ids
 from advgame.trainer.sampler import Prompt, sample
 from advgame.trainer.server import check_server, complete
 
-Complete = Callable[[list[str]], list[str | None]]
+Complete = Callable[[list[str]], list[Rollout | None]]
 """An answer per text, in order; None where there is none."""
 
 
@@ -28,9 +29,9 @@ def make_model_judge(config: JudgeConfig, prompts: Prompts, seed: int) -> Judge:
     return judge
 
 
-def read_verdict(request: JudgeRequest, answer: str | None) -> Scores:
+def read_verdict(request: JudgeRequest, answer: Rollout | None) -> Scores:
     """A score per candidate out of the judge's answer."""
-    text = answer or ""
+    text = answer.text if answer else ""
     if request.rubric == "faithfulness":
         verdict = parse_verdict(text)
         return (None if verdict is None else float(verdict),)
@@ -44,9 +45,9 @@ def _loaded(config: JudgeConfig, seed: int) -> Complete:
     policy = load_policy(config.model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
     policy.model.requires_grad_(False)
 
-    def answer(texts: list[str]) -> list[str]:
+    def answer(texts: list[str]) -> list[Rollout]:
         inputs = [Prompt(chat_ids(policy.tokenizer, text), (seed, "judge", text)) for text in texts]
-        return [rollout.text for rollout in sample(policy, inputs, config.sampling)]
+        return sample(policy, inputs, config.sampling)
 
     return answer
 
