@@ -61,7 +61,7 @@ def train(config: Config) -> None:
         if first:
             checkpoint.write_config(run, config)
             metrics.truncate(run / "metrics.jsonl", resumed)
-            metrics.truncate(run / "evaluation.jsonl", resumed)
+            metrics.truncate(run / "evaluation.jsonl", resumed or -1)  # a run that begins evaluates its beginning
         if config.eval.every and not resumed:
             keep_evaluation(run, 0, attacker, defender, judge, prompts, config, progress)
         progress.take_seconds()

@@ -73,6 +73,12 @@ def test_a_resumed_run_is_evaluated_alike(evaluated, attacks, tmp_path, capsys):
     assert capsys.readouterr().out.count("evaluation at step") == 4
 
 
+def test_a_run_that_was_cut_before_its_first_checkpoint_begins_anew(evaluated, attacks, tmp_path):
+    (tmp_path / "evaluation.jsonl").write_text((evaluated / "evaluation.jsonl").read_text())
+    run = run_tiny(tmp_path, *OPTIONS, attacks)
+    assert lines(run) == lines(evaluated)
+
+
 def test_two_processes_measure_alike(evaluated, attacks, tmp_path):
     done = torchrun("--config", "tiny", f"output_dir={tmp_path}", *OPTIONS, attacks, processes=2)
     assert done.returncode == 0, done.stderr

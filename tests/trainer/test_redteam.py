@@ -74,7 +74,18 @@ class Page(HTMLParser):
 def test_what_a_hostile_server_says_stays_text(seeds, tmp_path, capfd):
     out = tmp_path / "out"
     with chat_server(lambda _: HOSTILE) as server:
-        options = ["--seeds", seeds, "--samples", "6", "--by", "language", "--out", str(out), *LIVELY]
+        options = [
+            "--seeds",
+            seeds,
+            "--samples",
+            "6",
+            "--by",
+            "language",
+            "--out",
+            str(out),
+            *LIVELY,
+            "defender.sampling.max_new_tokens=99",
+        ]
         target = ["--target", server.config.url, "--target-model", server.config.model]
         assert main(["redteam", "--attacker", "tiny", "--config", "tiny", *target, *options]) == 0
     attempts = json.loads((out / "results.json").read_text())["attempts"]

@@ -24,14 +24,14 @@ def make_model_judge(config: JudgeConfig, prompts: Prompts, seed: int) -> Judge:
 
     def judge(requests: list[JudgeRequest]) -> list[Scores]:
         texts = [prompts.judge(r.rubric, r.category, r.query, r.candidates) for r in requests]
-        return [read_verdict(*pair) for pair in zip(requests, answer(texts), strict=True)]
+        answers = [rollout.text if rollout else "" for rollout in answer(texts)]
+        return [read_verdict(*pair) for pair in zip(requests, answers, strict=True)]
 
     return judge
 
 
-def read_verdict(request: JudgeRequest, answer: Rollout | None) -> Scores:
+def read_verdict(request: JudgeRequest, text: str) -> Scores:
     """A score per candidate out of the judge's answer."""
-    text = answer.text if answer else ""
     if request.rubric == "faithfulness":
         verdict = parse_verdict(text)
         return (None if verdict is None else float(verdict),)
