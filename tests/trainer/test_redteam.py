@@ -168,6 +168,14 @@ def test_the_attackers_run_decides_unless_it_is_told_otherwise(tmp_path):
     assert report["judge"] == "tiny" and report["outcomes"]["bad_judge"] > 0
 
 
+def test_another_judge_takes_the_place_of_the_configs(tmp_path):
+    (tmp_path / "judged.yaml").write_text("judge: {kind: server, server: {model: judge-7b}}")
+    configs = ["--config", "tiny", "--config", str(tmp_path / "judged.yaml")]
+    players = ["--attacker", "tiny", "--target", "tiny", "--seeds", "tiny.jsonl", "--out", str(tmp_path)]
+    assert main(["redteam", *players, *configs, "--judge", "rules"]) == 0
+    assert json.loads((tmp_path / "results.json").read_text())["judge"] == "rules"
+
+
 def test_the_exit_code_says_when_too_many_attacks_succeed(tmp_path):
     options = ("--seeds", "tiny.jsonl", "--samples", "3", "--out", str(tmp_path), *LIVELY)
     assert redteam(*options, "--max-attack-success", "0") == 1
@@ -189,13 +197,18 @@ def test_the_exit_code_says_when_too_many_attacks_succeed(tmp_path):
         (["--target", "http://127.0.0.1:9/v1"], "a server needs --target-model NAME"),
         (["--target", "http://127.0.0.1:9/v1", "--target-model", "m"], "cannot be reached"),
         (["--target-model", "m"], "--target-model m: for servers, and --target tiny is none"),
-        (["--config", ""], "--attacker tiny: not in a run's checkpoints"),
         (["judge.kind=model"], "judge.kind=model needs judge.model"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(options, complaint, tmp_path, capsys):
     assert redteam("--seeds", "tiny.jsonl", "--out", str(tmp_path / "out"), *options) == 2
     assert complaint in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_an_attacker_outside_a_run_needs_a_config(tmp_path, capsys):
+    players = ["--attacker", "tiny", "--target", "tiny", "--seeds", "tiny.jsonl", "--out", str(tmp_path / "out")]
+    assert main(["redteam", *players]) == 2
+    assert "--attacker tiny: not in a run's checkpoints" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def answered(outcome: str, response: str, score: float | None, category: str = "harmful", language: str = "de") -> Game:

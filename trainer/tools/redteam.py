@@ -28,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target-model", metavar="NAME", help="the name that the server knows the target by")
     parser.add_argument("--seeds", required=True, nargs="+", metavar="FILE", help="JSONL files, as in seeds.files")
-    parser.add_argument("--config", metavar="FILE", help="default: the config.yaml of the run that the attacker is of")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        action="append",
+        help="as for training, also several; default: the config.yaml of the run that the attacker is of",
+    )
     parser.add_argument("--judge", metavar="KIND|MODEL", help="judge.kind, or the judge's model; default: the config's")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="attacks per seed; default: 1")
     parser.add_argument("--by", metavar="FIELD", help="split the rates by a field of the seeds, for example language")
@@ -48,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     from advgame.trainer.server import check_server
     from advgame.trainer.train import make_judge
 
-    config = measuring(load_config(_config_file(options), [*_judge_settings(options.judge), *options.overrides]))
+    config = measuring(load_config(_config_files(options), [*_judge_settings(options.judge), *options.overrides]))
     config.attacker.samples = options.samples
     seeds = read_seeds(options.seeds)
     check(options, config, seeds)
@@ -74,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     report = {
         "attacker": options.attacker,
         "target": f"{options.target_model} at {target.url}" if _is_server(options.target) else target,
-        "judge": config.judge.model or config.judge.kind,
+        "judge": config.judge.model or config.judge.server.model or config.judge.kind,
         "success_score": config.judge.success_score,
         "seed_files": options.seeds,
         "seeds": len(seeds),
@@ -119,14 +124,14 @@ def check(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> Non
         raise ConfigError(f"--by {options.by}: no seed has this field; they have {', '.join(known) or 'none'}")
 
 
-def _config_file(options: argparse.Namespace) -> str:
-    """The one given, or RUN/config.yaml for an attacker in RUN/checkpoints/step-N."""
+def _config_files(options: argparse.Namespace) -> list[str]:
+    """Those given, or RUN/config.yaml for an attacker in RUN/checkpoints/step-N."""
     if options.config:
         return options.config
     checkpoints = Path(options.attacker).resolve().parent.parent
     stored = checkpoints.with_name("config.yaml")
     if checkpoints.name == "checkpoints" and stored.is_file():
-        return str(stored)
+        return [str(stored)]
     raise ConfigError(
         f"--attacker {options.attacker}: not in a run's checkpoints, so there is no config.yaml to take the templates, "
         f"formats and sampling from; give one: --config FILE, or a shipped one by name"
@@ -136,9 +141,11 @@ def _config_file(options: argparse.Namespace) -> str:
 def _judge_settings(judge: str | None) -> list[str]:
     if judge is None:
         return []
-    if judge not in get_args(get_type_hints(JudgeConfig)["kind"]):
-        return ["judge.kind=model", f"judge.model={judge}"]
-    return [f"judge.kind={judge}", *([] if judge == "model" else ["judge.model=null"])]
+    known = judge in get_args(get_type_hints(JudgeConfig)["kind"])
+    kind = judge if known else "model"
+    settings = [f"judge.kind={kind}"] if known else ["judge.kind=model", f"judge.model={judge}"]
+    others = {"model": "judge.model=null", "server": "judge.server.model=null"}
+    return settings + [unset for other, unset in others.items() if other != kind]
 
 
 def _as_dicts(rates: dict[str, Rate]) -> dict[str, dict]:
