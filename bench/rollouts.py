@@ -16,8 +16,9 @@ from advgame.trainer.prompts import Prompts, chat_ids
 from advgame.trainer.sampler import Prompt, sample
 from advgame.trainer.seeds import deal, read_seeds
 
-QUERIES, SEEDS_A_QUERY = 2, 6
-"""So that the attacker's instructions have about 250 tokens."""
+SEEDS, ANSWERED = 4, 6
+"""Seeds of a step, half of them harmful; and how many of their two rewrites each yield a pair of responses: in a game some
+are unfaithful, and some responses are judged alike."""
 
 
 @dataclass(frozen=True)
@@ -87,22 +88,20 @@ def qwen() -> Case:
         model.get_output_embeddings().weight.normal_(std=4.2 / chosen.hidden_size**0.5)  # as above
     policy = Endless(model, load_policy("tiny").tokenizer)
     generator = torch.Generator().manual_seed(0)
+    tokens = lambda count: torch.randint(150000, (count,), generator=generator).tolist()  # noqa: E731
+    instructions, opening = [tokens(230), tokens(230)], tokens(20)  # harmful and benign; the chat template's
     inputs = {
-        player: [torch.randint(150000, (length,), generator=generator).tolist() for _ in range(count)]
-        for player, length, count in (("attacker", 250, 8), ("defender", 80, 16))
+        "attacker": [instructions[i % 2] + tokens(20) for i in range(8)],
+        "defender": [opening + tokens(60) for _ in range(16)],
     }
     return Case(f"Qwen2.5-{name} shape", policy, *(_pairs(policy, inputs[player], 250, player) for player in inputs))
 
 
 def _case(name: str, policy: Policy) -> Case:
-    """An attacker's pair for each query, a defender's for each of the rewrites, at temperature 0.6 and top-p 0.9."""
+    """An attacker's pair for each seed, a defender's for each of some rewrites, at temperature 0.6 and top-p 0.9."""
     prompts = Prompts()
-    seeds = deal(read_seeds(["harmful.jsonl", "benign.jsonl"]), 0, QUERIES * SEEDS_A_QUERY, seed=0)
-    queries = [seeds[i::QUERIES] for i in range(QUERIES)]
-    texts = [
-        prompts.attacker(query[0].category, "think_prompt", " ".join(seed.prompt for seed in query))
-        for query in queries
-    ]
+    seeds = deal(read_seeds(["harmful.jsonl", "benign.jsonl"]), 0, SEEDS, seed=0)
+    texts = [prompts.attacker(seed.category, "think_prompt", seed.prompt) for seed in seeds]
     version = hashlib.sha256(repr([policy.model.config.vocab_size, *texts]).encode()).hexdigest()[:12]
     file = cache_folder() / f"bench-pairs-{version}.json"
     if not file.exists():
@@ -117,9 +116,9 @@ def _case(name: str, policy: Policy) -> Case:
 
 def _sample(policy: Policy, prompts: Prompts, texts: list[str]) -> tuple[list[Pair], list[Pair]]:
     attacker = _pairs(policy, [chat_ids(policy.tokenizer, text) for text in texts], 200, "attacker")
-    rewrites = [rollout.text for pair in attacker for rollout in (pair.chosen, pair.rejected)]
-    inputs = [chat_ids(policy.tokenizer, prompts.defender("any", "", text))[-120:] for text in rewrites]
-    return attacker, _pairs(policy, inputs, 250, "defender")
+    rewrites = [rollout.token_ids[:90] for pair in attacker for rollout in (pair.chosen, pair.rejected)][:ANSWERED]
+    inputs = [prompts.defender("any", "", policy.tokenizer.decode(ids)) for ids in rewrites]
+    return attacker, _pairs(policy, [chat_ids(policy.tokenizer, text) for text in inputs], 250, "defender")
 
 
 def _pairs(policy: Policy, inputs: list[list[int]], longest: int, player: str) -> list[Pair]:

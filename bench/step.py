@@ -11,6 +11,7 @@ import argparse
 import copy
 import dataclasses
 import json
+import unittest.mock
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from transformers import PreTrainedModel
 
 from advgame.kernels import linear_preference_loss
 from advgame.kernels.fused import release_buffers
+from advgame.trainer import packing
 from advgame.trainer.config import LossConfig, OptimizerConfig, PlayerConfig
 from advgame.trainer.learner import Learner, accumulate, make_learner, update_ema
 from advgame.trainer.models import Policy, head
@@ -92,17 +94,32 @@ def packed_step(learner: Learner, pairs: list[Pair]) -> None:
     """In packs, without padding, but each sequence with a prompt of its own."""
     policy, ema = learner.player.policy.model, learner.player.ema.model
     groups = [[Group(p.prompt_ids, [ids]) for ids in (p.chosen.token_ids, p.rejected_ids)] for p in pairs]
-    sizes = [sum(group.tokens for group in pair) for pair in groups]
-    budget = max(learner.config.optimizer.tokens_per_pack, *sizes)  # two prompts a pair may not fit
-    for indices in plan_packs(sizes, budget):
-        chosen, part = [group for i in indices for group in groups[i]], [pairs[i] for i in indices]
-        batch = pack(chosen, policy.device)
-        with packed_attention(ema), torch.no_grad():
-            hidden, zeros = response_hidden(ema, batch), torch.zeros(2 * len(part), device=ema.device)
-            reference_logps = fused_loss(hidden, ema, part, zeros, None).sequence_logps
-        with packed_attention(policy):
-            loss = fused_loss(response_hidden(policy, batch), policy, part, reference_logps, None).loss
-            (loss * (len(part) / len(pairs))).backward()
+    whole = [Group(2 * p.prompt_ids, [p.chosen.token_ids, p.rejected_ids]) for p in pairs]  # as long as both
+    budget = max(learner.config.optimizer.tokens_per_pack, *(group.tokens for group in whole))
+    with nothing_shared():
+        for indices in plan_packs(whole, budget):
+            batch = pack([group for i in indices for group in groups[i]], policy.device)
+            part = [pairs[i] for i in indices]
+            with packed_attention(ema), torch.no_grad():
+                hidden, zeros = response_hidden(ema, batch), torch.zeros(2 * len(part), device=ema.device)
+                reference_logps = fused_loss(hidden, ema, part, zeros, None).sequence_logps
+            with packed_attention(policy):
+                loss = fused_loss(response_hidden(policy, batch), policy, part, reference_logps, None).loss
+                (loss * (len(part) / len(pairs))).backward()
+
+
+@contextmanager
+def nothing_shared() -> Iterator[None]:
+    """Prompts that begin alike stand in a pack as often as there are of them."""
+    alone = lambda prompts: [packing.Family(0, [i]) for i in range(len(prompts))]  # noqa: E731
+    with unittest.mock.patch.object(packing, "families", alone):
+        yield
+
+
+def shared_prompts(learner: Learner, pairs: list[Pair]) -> None:
+    """The prompt of a pair once, what several prompts begin with once for each."""
+    with nothing_shared():
+        trainers("recompute", LossConfig().filter_eps)(learner, pairs)
 
 
 def fused_loss(hidden: Tensor, model: PreTrainedModel, pairs: list[Pair], reference_logps: Tensor, backend: str | None):
@@ -133,7 +150,8 @@ LADDER: dict[str, Backward] = {
     "+ response tokens only": padded_step("eager"),
     "+ fused, compacted loss": padded_step(None),
     "+ packing": packed_step,
-    "+ shared prompt": trainers("recompute", LossConfig().filter_eps),
+    "+ shared prompts": shared_prompts,
+    "+ shared instructions": trainers("recompute", LossConfig().filter_eps),
     "+ rollout reference: ours": trainers("rollout", LossConfig().filter_eps),
     "ours, exact": trainers("recompute", 0.0),
 }
@@ -221,13 +239,14 @@ HEAD_FLOPS = {
 
 
 def exact_gradients(players: list[tuple[Learner, list[Pair]]]) -> list[Tensor]:
-    """The published step's, in float64; on CUDA, where that is slow and large, in float32."""
+    """The published step's, in float64, pair by pair; on CUDA, where that is slow and large, in float32."""
     gradients = []
     for learner, pairs in players:
         models = [copy.deepcopy(policy.model) for policy in (learner.player.policy, learner.player.ema)]
         with torch.autocast("cuda", enabled=False):
             policy, reference = (model if model.device.type == "cuda" else model.double() for model in models)
-            published_loss(policy, reference, pairs).backward()
+            for pair in pairs:
+                (published_loss(policy, reference, [pair]) / len(pairs)).backward()
         gradients += [parameter.grad.float() for parameter in policy.parameters()]
     return gradients
 
@@ -292,7 +311,7 @@ def main() -> None:
     cases = {"smollm2-135m": smollm2, "large-vocabulary": large_vocabulary, "qwen": qwen}
     usual = "qwen" if torch.cuda.is_available() else "smollm2-135m,large-vocabulary"
     parser.add_argument("--model", default=usual, help=f"of {', '.join(cases)} (as large as the GPU takes)")
-    parser.add_argument("--tokens-per-pack", type=int, default=512)
+    parser.add_argument("--tokens-per-pack", type=int, default=1024)
     parser.add_argument("--repeat", type=int, default=5, help="timed runs of each")
     parser.add_argument("--json", type=Path, default=Path("runs/bench/step.json"), help="results; the plot goes beside")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Fused losses, packed attention and sampling for training language models: needs torch alone, never the trainer."""
 
-from advgame.kernels.attention import SharedPrompts, shared_prompt_attention, shared_prompts
+from advgame.kernels.attention import PrefixTree, prefix_tree, shared_prefix_attention
 from advgame.kernels.logprobs import linear_logprobs
 from advgame.kernels.policy import PolicyOutput, linear_policy_loss
 from advgame.kernels.preference import (
@@ -17,12 +17,12 @@ __all__ = [
     "PolicyOutput",
     "PreferenceInputs",
     "PreferenceOutput",
-    "SharedPrompts",
+    "PrefixTree",
     "linear_game_loss",
     "linear_logprobs",
     "linear_policy_loss",
     "linear_preference_loss",
+    "prefix_tree",
     "sample_top_p",
-    "shared_prompt_attention",
-    "shared_prompts",
+    "shared_prefix_attention",
 ]

@@ -1,8 +1,9 @@
-"""Attention over packs whose completions share their group's prompt.
+"""Attention over packs of sequences that share prefixes: an instruction, a prompt, a conversation so far.
 
-A pack is the tokens of its prompts, one behind another, and then those of its completions, group by group. A token sees
-its own sequence up to itself and, in a completion, all of its group's prompt. That is two plain attentions: every
-sequence by itself, causal; and the completions of a group over its prompt, without a mask. Their outputs are merged by
+A pack is a forest: a segment of tokens goes on from the end of its parent, and no prefix stands twice. Segments stand
+in order of depth. A token sees its own segment up to itself, and all of those that its segment descends from. That is
+one plain causal attention of all segments, each by itself, and one without a mask for each two depths: the segments of
+the upper one are neighbouring keys, what descends from each of them neighbouring queries. The outputs are merged by
 their log-sum-exps.
 
 The log-sum-exps that the operators return are not differentiable, so the merge is not left to autograd. The gradient of
@@ -10,6 +11,7 @@ a part's scores depends on the rest of the softmax through its output and log-su
 algorithm 2): each part's own backward operator, given the merged ones, makes the gradients of the whole.
 """
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +24,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Bounds:
-    """Where each of N neighbouring pieces begins, and where the last one ends."""
+    """Where each of N neighbouring pieces begins, and where the last one ends, counted from the first one's begin."""
 
     host: list[int]
     """[N + 1], rising from 0."""
@@ -33,30 +35,72 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class SharedPrompts:
-    """A pack's layout: G groups with S completions in all."""
+class Descent:
+    """The N segments of one depth, as keys, and all tokens of another depth that descend from them, as queries."""
 
-    prompts: Bounds
-    """Of the G prompts."""
-    completions: Bounds
-    """Of what each of the G groups has of completions, counted from the first completion's first token."""
-    sequences: Bounds
-    """Of the G prompts and the S completions."""
+    queries: Bounds
+    """[N + 1], what descends from each of the N."""
+    keys: Bounds
+    """[N + 1], the N themselves."""
+    query_tokens: slice
+    """Of the pack."""
+    key_tokens: slice
 
 
-def shared_prompts(prompts: list[int], completions: list[list[int]], device: torch.device) -> SharedPrompts:
-    """The layout of groups with these numbers of tokens: of each prompt, and of each of its completions.
+@dataclass(frozen=True)
+class PrefixTree:
+    """A pack's layout."""
 
-    Raises ValueError for a prompt without tokens.
+    segments: Bounds
+    """Of all segments, in the pack's order."""
+    descents: list[Descent]
+
+
+def prefix_tree(lengths: list[int], parents: list[int | None], device: torch.device) -> PrefixTree:
+    """The layout of a pack.
+
+    Args:
+        lengths: tokens of each segment, at least one where another goes on from it.
+        parents: the segment that each goes on from, None for one that begins its sequence. Segments stand in order of
+            depth, and those of one depth in the order of their parents.
+
+    Raises ValueError, naming the argument, for any other order and for a parent without tokens.
     """
-    require(min(prompts, default=1) > 0, f"prompts: expected at least one token in each, got {prompts}")
-    by_group = [sum(lengths) for lengths in completions]
-    every = [*prompts, *(length for lengths in completions for length in lengths)]
-    return SharedPrompts(*(_bounds(lengths, device) for lengths in (prompts, by_group, every)))
+    given = len(parents)
+    require(given == len(lengths), f"parents: expected one for each of the {len(lengths)} segments, got {given}")
+    depths: list[int] = []
+    for segment, parent in enumerate(parents):
+        known = parent is None or 0 <= parent < segment
+        require(known, f"parents: segment {segment} goes on from {parent}, which does not stand before it")
+        require(parent is None or lengths[parent] > 0, f"lengths: segment {parent} has children, but no tokens")
+        depths.append(0 if parent is None else depths[parent] + 1)
+    order = [(depth, -1 if parent is None else parent) for depth, parent in zip(depths, parents, strict=True)]
+    require(order == sorted(order), f"parents: expected the order of depth, then of parents, got {parents}")
+
+    segments, descents = _bounds(lengths, device), []
+    levels = [range(bisect_left(depths, d), bisect_right(depths, d)) for d in range(max(depths, default=0) + 1)]
+    for low, queries in enumerate(levels):
+        if segments.host[queries.start] == segments.host[queries.stop]:
+            continue  # completions of a single token, which predicts nothing
+        ancestors = list(queries)
+        for keys in reversed(levels[:low]):
+            ancestors = [parents[segment] for segment in ancestors]
+            tokens = dict.fromkeys(keys, 0)
+            for segment, ancestor in zip(queries, ancestors, strict=True):
+                tokens[ancestor] += lengths[segment]
+            descents.append(
+                Descent(
+                    _bounds(list(tokens.values()), device),
+                    _bounds([lengths[segment] for segment in keys], device),
+                    slice(segments.host[queries.start], segments.host[queries.stop]),
+                    slice(segments.host[keys.start], segments.host[keys.stop]),
+                )
+            )
+    return PrefixTree(segments, descents)
 
 
-def shared_prompt_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: SharedPrompts, *, scale: float | None = None
+def shared_prefix_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: PrefixTree, *, scale: float | None = None
 ) -> Tensor:
     """Softmax attention over a pack, differentiable; on CUDA by FlashAttention's varlen operators.
 
@@ -72,7 +116,7 @@ def shared_prompt_attention(
         ValueError: a wrong shape, dtype or device; the message names the argument.
     """
     tokens, heads, width = query.shape if query.dim() == 3 else (-1, -1, -1)
-    require(tokens == layout.sequences.host[-1], f"query: expected [{layout.sequences.host[-1]}, Hq, D] as in layout, "
+    require(tokens == layout.segments.host[-1], f"query: expected [{layout.segments.host[-1]}, Hq, D] as in layout, "
             f"got {list(query.shape)}")  # fmt: skip
     for name, tensor in (("key", key), ("value", value)):
         fits = tensor.dim() == 3 and tensor.shape[::2] == (tokens, width) and 0 < tensor.size(1) <= heads
@@ -82,22 +126,21 @@ def shared_prompt_attention(
         require(same, f"{name}: {tensor.dtype} on {tensor.device}, but query is {query.dtype} on {query.device}")
     half = query.dtype in (torch.float16, torch.bfloat16)
     require(half or not query.is_cuda, f"query: on CUDA expected float16 or bfloat16, got {query.dtype}; use autocast")
-    return _SharedPromptAttention.apply(query, key, value, layout, width**-0.5 if scale is None else scale)
+    return _SharedPrefixAttention.apply(query, key, value, layout, width**-0.5 if scale is None else scale)
 
 
-class _SharedPromptAttention(torch.autograd.Function):
+class _SharedPrefixAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, layout, scale):
         attend = _cuda_forward if query.is_cuda else _cpu_forward
-        own, prompts, completions = layout.sequences, layout.prompts, layout.completions
-        out, lse = attend(query, key, value, own, own, True, scale)  # [T, H, D], [H, T]
-        first = prompts.host[-1]
-        if first < len(query):
-            over_prompt = attend(query[first:], key[:first], value[:first], completions, prompts, False, scale)
-            merged = torch.logaddexp(lse[:, first:], over_prompt[1])
-            share = torch.exp(lse[:, first:] - merged).T[:, :, None].to(out.dtype)
-            out[first:] = torch.lerp(over_prompt[0], out[first:], share)
-            lse[:, first:] = merged
+        out, lse = attend(query, key, value, layout.segments, layout.segments, True, scale)  # [T, H, D], [H, T]
+        for part in layout.descents:
+            q, k = part.query_tokens, part.key_tokens
+            above, above_lse = attend(query[q], key[k], value[k], part.queries, part.keys, False, scale)
+            merged = torch.logaddexp(lse[:, q], above_lse)
+            share = torch.exp(lse[:, q] - merged).T[:, :, None].to(out.dtype)
+            out[q] = torch.lerp(above, out[q], share)
+            lse[:, q] = merged
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.layout, ctx.scale = layout, scale
         return out
@@ -106,19 +149,17 @@ class _SharedPromptAttention(torch.autograd.Function):
     def backward(ctx, grad_out):
         query, key, value, out, lse = ctx.saved_tensors
         gradients = _cuda_backward if query.is_cuda else _cpu_backward
-        own, prompts, completions = ctx.layout.sequences, ctx.layout.prompts, ctx.layout.completions
-        grad_out = grad_out.contiguous()
+        grad_out, own = grad_out.contiguous(), ctx.layout.segments
         d_query, d_key, d_value = gradients(grad_out, query, key, value, out, lse, own, own, True, ctx.scale)
-        first = prompts.host[-1]
-        if first < len(query):
-            late, early = slice(first, None), slice(0, first)
-            over_prompt = gradients(
-                grad_out[late], query[late], key[early], value[early], out[late], lse[:, late].contiguous(),
-                completions, prompts, False, ctx.scale,
+        for part in ctx.layout.descents:
+            q, k = part.query_tokens, part.key_tokens
+            above = gradients(
+                grad_out[q], query[q], key[k], value[k], out[q], lse[:, q].contiguous(),
+                part.queries, part.keys, False, ctx.scale,
             )  # fmt: skip
-            d_query[late] += over_prompt[0]
-            d_key[early] += over_prompt[1]
-            d_value[early] += over_prompt[2]
+            d_query[q] += above[0]
+            d_key[k] += above[1]
+            d_value[k] += above[2]
         return d_query, d_key, d_value, None, None
 
 

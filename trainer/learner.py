@@ -84,7 +84,7 @@ def accumulate(learner: Learner, items: list[Item]) -> Tensor:
     share, whole = distributed.my_share(items), size(config.loss, items)
     metrics = torch.zeros(len(metric_names(config.loss)), device=policy.model.device)
     try:
-        plan = plan_packs([item.group.tokens for item in share], config.optimizer.tokens_per_pack)
+        plan = plan_packs([item.group for item in share], config.optimizer.tokens_per_pack)
     except ValueError as error:
         raise ConfigError(f"{learner.name}.optimizer.tokens_per_pack: {error}") from error
     for indices in plan:

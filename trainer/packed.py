@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
-from advgame.kernels import shared_prompt_attention
+from advgame.kernels import shared_prefix_attention
 from advgame.trainer.config import ConfigError
 from advgame.trainer.packing import Group, Pack, pack
 
-ATTENTION = "advgame_shared_prompt"
+ATTENTION = "advgame_shared_prefix"
 FAMILIES = ("granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
 """`model_type`s whose layers are all plain attention and hand the layout on. Others would be silently wrong."""
 
@@ -83,10 +83,14 @@ def check_family(model: PreTrainedModel, source: str) -> None:
 
 @torch.no_grad()
 def _difference(model: PreTrainedModel) -> float:
-    """Relative difference of hidden states in a pack of two groups and on separate sequences."""
+    """Relative difference of hidden states in a pack and on separate sequences; two of three prompts begin alike."""
     vocab = model.config.get_text_config().vocab_size
-    ids = [token % vocab for token in range(5, 40)]
-    groups = [Group(ids[:9], [ids[9:14], ids[14:21]]), Group(ids[21:26], [ids[26:33], ids[33:35]])]
+    ids = [token % vocab for token in range(5, 60)]
+    groups = [
+        Group(ids[:25], [ids[25:30], ids[30:37]]),
+        Group(ids[:20] + ids[37:40], [ids[40:44]]),
+        Group(ids[40:45], [ids[45:52], ids[52:54]]),
+    ]
     with packed_attention(model):
         actual = response_hidden(model, pack(groups, model.device))
     expected = torch.cat(
@@ -105,9 +109,8 @@ def _attend(
     module, query, key, value, attention_mask, scaling=None, dropout=0.0, *, layout, **_
 ) -> tuple[Tensor, None]:
     """As transformers calls it: query, key, value [1, heads, T, D]; returns [1, T, heads, D]."""
-    return shared_prompt_attention(*(t[0].transpose(0, 1) for t in (query, key, value)), layout, scale=scaling)[
-        None
-    ], None
+    heads_last = (t[0].transpose(0, 1) for t in (query, key, value))
+    return shared_prefix_attention(*heads_last, layout, scale=scaling)[None], None
 
 
 AttentionInterface.register(ATTENTION, _attend)

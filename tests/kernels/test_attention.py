@@ -1,4 +1,4 @@
-"""Shared-prompt attention against plain attention under the mask that defines it."""
+"""Shared-prefix attention against plain attention under the mask that defines it."""
 
 import pytest
 import torch
@@ -6,22 +6,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from advgame.kernels import attention, shared_prompt_attention, shared_prompts
+from advgame.kernels import attention, prefix_tree, shared_prefix_attention
 
 CPU = torch.device("cpu")
-GROUPS = st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(0, 7), max_size=4)), min_size=1, max_size=4)
 
 
-def visible(prompts: list[int], completions: list[list[int]]) -> torch.Tensor:
+@st.composite
+def forests(draw) -> tuple[list[int], list[int | None]]:
+    """(lengths, parents) of the segments of a pack, up to four deep."""
+    lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
+    parents: list[int | None] = [None] * len(lengths)
+    above = range(len(lengths))
+    for _ in range(draw(st.integers(0, 3))):
+        begin = len(lengths)
+        for parent in above:
+            if lengths[parent]:
+                children = draw(st.lists(st.integers(0, 7), max_size=3))
+                lengths, parents = lengths + children, parents + [parent] * len(children)
+        above = range(begin, len(lengths))
+    return lengths, parents
+
+
+def visible(lengths: list[int], parents: list[int | None]) -> torch.Tensor:
     """[T, T]: who sees whom, token by token, from the definition."""
-    owners = [(g, None) for g, length in enumerate(prompts) for _ in range(length)]
-    owners += [
-        (g, k) for g, lengths in enumerate(completions) for k, length in enumerate(lengths) for _ in range(length)
-    ]
+    owners = [segment for segment, length in enumerate(lengths) for _ in range(length)]
     mask = torch.zeros(len(owners), len(owners), dtype=torch.bool)
-    for i, (group, completion) in enumerate(owners):
-        for j, (other_group, other) in enumerate(owners):
-            mask[i, j] = group == other_group and ((other == completion and j <= i) or (other is None and j <= i))
+    for i, segment in enumerate(owners):
+        line = [segment]
+        while parents[line[-1]] is not None:
+            line.append(parents[line[-1]])
+        for j in range(i + 1):
+            mask[i, j] = owners[j] in line
     return mask
 
 
@@ -39,13 +54,12 @@ def inputs(tokens: int, heads: int, key_heads: int, width: int, dtype, seed: int
 
 
 @settings(deadline=None, max_examples=60)
-@given(GROUPS, st.sampled_from([(4, 4), (6, 2), (3, 1)]), st.sampled_from([None, 0.7]), st.integers(0, 99))
-def test_equals_attention_under_the_mask(groups, heads, scale, seed):
-    prompts, completions = [g[0] for g in groups], [g[1] for g in groups]
-    layout = shared_prompts(prompts, completions, CPU)
-    tensors = inputs(layout.sequences.host[-1], *heads, 8, torch.float64, seed)
-    actual = shared_prompt_attention(*tensors, layout, scale=scale)
-    expected = masked_attention(*tensors, visible(prompts, completions), scale or 8**-0.5)
+@given(forests(), st.sampled_from([(4, 4), (6, 2), (3, 1)]), st.sampled_from([None, 0.7]), st.integers(0, 99))
+def test_equals_attention_under_the_mask(forest, heads, scale, seed):
+    layout = prefix_tree(*forest, CPU)
+    tensors = inputs(sum(forest[0]), *heads, 8, torch.float64, seed)
+    actual = shared_prefix_attention(*tensors, layout, scale=scale)
+    expected = masked_attention(*tensors, visible(*forest), scale or 8**-0.5)
     assert torch.allclose(actual, expected, atol=1e-12)
     upstream = torch.randn(actual.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     gradients = [torch.autograd.grad(out, tensors, upstream) for out in (actual, expected)]
@@ -55,12 +69,12 @@ def test_equals_attention_under_the_mask(groups, heads, scale, seed):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
 def test_long_sequences(dtype, tolerance):
-    prompts, completions = [130, 70], [[90, 150], [64, 1, 33]]
-    layout = shared_prompts(prompts, completions, CPU)
-    tensors = inputs(layout.sequences.host[-1], 6, 2, 64, dtype)
-    actual = shared_prompt_attention(*tensors, layout)
+    forest = [130, 70, 90, 150, 64, 1, 33, 120, 40], [None, None, 0, 0, 1, 1, 1, 2, 4]
+    layout = prefix_tree(*forest, CPU)
+    tensors = inputs(sum(forest[0]), 6, 2, 64, dtype)
+    actual = shared_prefix_attention(*tensors, layout)
     exact = [t.detach().double().requires_grad_() for t in tensors]
-    expected = masked_attention(*exact, visible(prompts, completions), 64**-0.5)
+    expected = masked_attention(*exact, visible(*forest), 64**-0.5)
     pairs = [(actual, expected)]
     pairs += zip(torch.autograd.grad(actual.sum(), tensors), torch.autograd.grad(expected.sum(), exact), strict=True)
     for a, e in pairs:
@@ -68,18 +82,18 @@ def test_long_sequences(dtype, tolerance):
 
 
 def test_gradcheck():
-    layout = shared_prompts([3, 2], [[2, 1], [3]], CPU)
-    tensors = inputs(11, 4, 2, 4, torch.float64)
-    assert torch.autograd.gradcheck(lambda *t: shared_prompt_attention(*t, layout), tensors)
+    layout = prefix_tree([3, 2, 2, 1, 2, 3], [None, None, 0, 0, 1, 2], CPU)
+    tensors = inputs(13, 4, 2, 4, torch.float64)
+    assert torch.autograd.gradcheck(lambda *t: shared_prefix_attention(*t, layout), tensors)
 
 
 def test_strided_heads():
     """As a model hands them over: [heads, T, D], transposed."""
-    layout = shared_prompts([5], [[4, 3]], CPU)
+    layout = prefix_tree([5, 4, 3], [None, 0, 0], CPU)
     tensors = inputs(12, 4, 2, 8, torch.float32)
     strided = [t.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_() for t in tensors]
     upstream = torch.randn(12, 4, 8, generator=torch.Generator().manual_seed(0))
-    one, other = (shared_prompt_attention(*t, layout) for t in (tensors, strided))
+    one, other = (shared_prefix_attention(*t, layout) for t in (tensors, strided))
     assert torch.equal(one, other)
     gradients = [torch.autograd.grad(out, leaves, upstream) for out, leaves in ((one, tensors), (other, strided))]
     assert all(torch.equal(a, e) for a, e in zip(*gradients, strict=True))
@@ -96,26 +110,36 @@ def test_strided_heads():
     ],
 )
 def test_wrong_shapes_are_refused_by_name(shapes, named):
-    layout = shared_prompts([5], [[4, 3]], CPU)
+    layout = prefix_tree([5, 4, 3], [None, 0, 0], CPU)
     with pytest.raises(ValueError, match=f"^{named}: expected"):
-        shared_prompt_attention(*(torch.zeros(shape) for shape in shapes), layout)
+        shared_prefix_attention(*(torch.zeros(shape) for shape in shapes), layout)
 
 
-def test_a_prompt_without_tokens_is_refused():
-    with pytest.raises(ValueError, match="prompts: expected at least one token in each"):
-        shared_prompts([3, 0], [[2], [2]], CPU)
+@pytest.mark.parametrize(
+    ("lengths", "parents", "message"),
+    [
+        ([3, 0, 2], [None, None, 1], "lengths: segment 1 has children, but no tokens"),
+        ([3, 2], [None, 1], "parents: segment 1 goes on from 1, which does not stand before it"),
+        ([3, 2, 1], [None, 0, None], "parents: expected the order of depth, then of parents, got"),
+        ([3, 2, 1, 1], [None, None, 1, 0], "parents: expected the order of depth, then of parents, got"),
+        ([3, 2], [None, 0, 0], "parents: expected one for each of the 2 segments, got 3"),
+    ],
+)
+def test_a_tree_in_another_order_is_refused(lengths, parents, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        prefix_tree(lengths, parents, CPU)
 
 
 def test_mixed_dtypes_are_refused():
     query, key, value = inputs(12, 4, 4, 8, torch.float32)
     with pytest.raises(ValueError, match=r"value: torch.bfloat16 on cpu, but query is torch.float32"):
-        shared_prompt_attention(query, key, value.bfloat16(), shared_prompts([5], [[4, 3]], CPU))
+        shared_prefix_attention(query, key, value.bfloat16(), prefix_tree([5, 4, 3], [None, 0, 0], CPU))
 
 
 def test_the_operators_for_cuda_have_the_shapes_that_are_merged():
     """Traced without a GPU: [T, H, D] and [H, T] forward, the gradients' shapes backward."""
     with FakeTensorMode():
-        own = shared_prompts([5, 3], [[4, 3], [2]], torch.device("cuda")).sequences
+        own = prefix_tree([5, 3, 4, 3, 2], [None, None, 0, 0, 1], torch.device("cuda")).segments
         query, key, value = (torch.empty(17, h, 64, device="cuda", dtype=torch.bfloat16) for h in (4, 2, 2))
         out, lse = attention._cuda_forward(query, key, value, own, own, True, 0.1)
         assert (out.shape, lse.shape, lse.dtype) == (query.shape, (4, 17), torch.float32)

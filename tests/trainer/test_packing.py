@@ -1,6 +1,7 @@
 """Packs: what is in them, and that models compute in them what they compute on separate sequences."""
 
-from itertools import pairwise
+from bisect import bisect_right
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -8,71 +9,103 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from advgame.kernels.attention import Bounds
 from advgame.trainer.config import ConfigError
 from advgame.trainer.models import load_policy
 from advgame.trainer.packed import FAMILIES, check_family, packed_attention, response_hidden
-from advgame.trainer.packing import Group, Pack, pack, plan_packs
+from advgame.trainer.packing import SHORTEST_PREFIX, Group, Pack, families, pack, plan_packs
 
 CPU = torch.device("cpu")
 TOKENS = st.lists(st.integers(0, 99), min_size=1, max_size=8)
-GROUPS = st.lists(st.builds(Group, TOKENS, st.lists(TOKENS, min_size=1, max_size=4)), min_size=1, max_size=6)
+OPENINGS = st.sampled_from([[], list(range(16)), list(range(30)), [7] * 20])
+PROMPTS = st.builds(list.__add__, OPENINGS, TOKENS)
+GROUPS = st.lists(st.builds(Group, PROMPTS, st.lists(TOKENS, min_size=1, max_size=4)), min_size=1, max_size=6)
 
 
-def pieces(values: torch.Tensor, bounds: Bounds) -> list[list[int]]:
-    return [values[begin:end].tolist() for begin, end in pairwise(bounds.host)]
-
-
-def unpack(pack: Pack) -> list[Group]:
-    """Who a response belongs to is told by the token that predicts its first one: the last of its prompt."""
-    prompts = pieces(pack.input_ids, pack.layout.prompts)
-    groups = [Group(prompt, []) for prompt in prompts]
-    last = {end - 1: group for end, group in zip(pack.layout.prompts.host[1:], groups, strict=True)}
-    begins = pack.cu_seqlens.tolist()
-    for begin, end in pairwise(begins):
-        last[pack.predictors[begin].item()].completions.append(pack.targets[begin:end].tolist())
-    return groups
-
-
-@given(GROUPS)
-def test_packing_loses_nothing(groups):
-    packed = pack(groups, CPU)
-    assert unpack(packed) == groups
-    assert len(packed.input_ids) == sum(group.tokens for group in groups) == packed.layout.sequences.host[-1]
-    assert packed.layout.prompts.longest == max(len(group.prompt) for group in groups)
+def sequences(packed: Pack) -> list[tuple[list[int], list[int]]]:
+    """(tokens, positions) of each response's sequence, its last token left out: the layout walked from its end up."""
+    bounds, descents = packed.layout.segments.host, packed.layout.descents
+    begins, found = packed.cu_seqlens.tolist(), []
+    for first, last in pairwise(begins):
+        token = packed.predictors[last - 1].item()
+        places = list(range(bounds[bisect_right(bounds, token) - 1], token + 1))
+        for descent in descents:
+            if descent.query_tokens.start <= token < descent.query_tokens.stop:
+                piece = bisect_right(descent.queries.host, token - descent.query_tokens.start) - 1
+                begin, end = descent.keys.host[piece : piece + 2]
+                places = [*range(descent.key_tokens.start + begin, descent.key_tokens.start + end), *places]
+        found.append((packed.input_ids[places].tolist(), packed.position_ids[places].tolist()))
+        assert places[-(last - first) :] == packed.predictors[first:last].tolist()
+    return found
 
 
 @given(GROUPS)
-def test_every_token_is_in_its_sequence_at_its_position(groups):
+def test_every_response_goes_on_from_its_prompt(groups):
     packed = pack(groups, CPU)
-    completions = [(group.prompt, completion) for group in groups for completion in group.completions]
-    sequences = pieces(packed.input_ids, packed.layout.sequences)
-    positions = pieces(packed.position_ids, packed.layout.sequences)
-    assert sequences == [group.prompt for group in groups] + [completion[:-1] for _, completion in completions]
-    expected = [list(range(len(group.prompt))) for group in groups]
-    expected += [list(range(len(prompt), len(prompt) + len(completion) - 1)) for prompt, completion in completions]
-    assert positions == expected
-    first = packed.layout.prompts.host[-1]
-    by_group = [sum(len(completion) - 1 for completion in group.completions) for group in groups]
-    assert torch.tensor(packed.layout.completions.host).diff().tolist() == by_group
-    assert packed.layout.completions.host[-1] + first == len(packed.input_ids)
-    # What predicts a token is the one before it in its own sequence.
-    before = [packed.input_ids[i].item() for i in packed.predictors]
-    assert before == [token for prompt, completion in completions for token in (prompt[-1], *completion[:-1])]
+    expected = [group.prompt + completion[:-1] for group in groups for completion in group.completions]
+    assert [tokens for tokens, _ in sequences(packed)] == expected
+    assert all(positions == list(range(len(tokens))) for tokens, positions in sequences(packed))
+    responses = [packed.targets[begin:end].tolist() for begin, end in pairwise(packed.cu_seqlens.tolist())]
+    assert responses == [completion for group in groups for completion in group.completions]
+
+
+@given(GROUPS)
+def test_a_pack_holds_nothing_but_its_sequences_and_no_prompt_twice(groups):
+    packed = pack(groups, CPU)
+    shared = sum(family.shared * (len(family.members) - 1) for family in families([g.prompt for g in groups]))
+    tokens = sum(group.tokens for group in groups) - shared
+    assert len(packed.input_ids) == len(packed.position_ids) == packed.layout.segments.host[-1] == tokens
+
+
+@given(st.lists(PROMPTS, max_size=7))
+def test_families_leave_the_fewest_tokens(prompts):
+    found = families(prompts)
+    assert sorted(member for family in found for member in family.members) == list(range(len(prompts)))
+
+    def saved(members: tuple[int, ...]) -> int:
+        lengths = range(min(len(prompts[i]) for i in members))
+        alike = max(n for n in lengths if len({tuple(prompts[i][:n]) for i in members}) == 1)
+        return alike * (len(members) - 1) if alike >= SHORTEST_PREFIX else 0
+
+    def most(rest: tuple[int, ...]) -> int:
+        """Of all ways to part them."""
+        if not rest:
+            return 0
+        with_first = ((rest[0], *others) for count in range(len(rest)) for others in combinations(rest[1:], count))
+        return max(saved(part) + most(tuple(i for i in rest if i not in part)) for part in with_first)
+
+    assert sum(family.shared * (len(family.members) - 1) for family in found) == most(tuple(range(len(prompts))))
+    for family in found:
+        assert len({tuple(prompts[i][: family.shared]) for i in family.members}) == 1
+        assert all(len(prompts[i]) > family.shared for i in family.members)
+
+
+@given(GROUPS, st.integers(60, 200))
+def test_plans_hold_every_group_once_and_keep_to_the_budget(groups, budget):
+    plan = plan_packs(groups, budget)
+    assert sorted(index for indices in plan for index in indices) == list(range(len(groups)))
+    together = lambda *packs: len(pack([groups[i] for indices in packs for i in indices], CPU).input_ids)  # noqa: E731
+    assert all(together(indices) <= budget for indices in plan)
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(50, 200))
-def test_plans_hold_every_group_once_and_keep_to_the_budget(tokens, budget):
-    plan = plan_packs(tokens, budget)
-    assert sorted(index for indices in plan for index in indices) == list(range(len(tokens)))
-    sizes = sorted(sum(tokens[index] for index in indices) for indices in plan)
-    assert all(size <= budget for size in sizes)
-    assert len(plan) < 2 or sizes[0] + sizes[1] > budget  # no two packs could have been one
+def test_no_two_packs_could_have_been_one(tokens, budget):
+    groups = [Group([i] * n, [[1]]) for i, n in enumerate(tokens)]
+    plan = plan_packs(groups, budget)
+    sizes = sorted(sum(groups[index].tokens for index in indices) for indices in plan)
+    assert len(plan) < 2 or sizes[0] + sizes[1] > budget
+
+
+def test_families_stay_together():
+    """Longest first alone would pair each of the one kind with one of the other."""
+    one, other = list(range(40)), list(range(50, 90))
+    groups = [Group([*opening, i], [[1] * 20]) for i in range(4) for opening in (one, other)]
+    assert plan_packs(groups, 120) == [[1, 3, 5, 7], [0, 2, 4, 6]]
 
 
 def test_a_group_that_is_too_large_is_named():
+    groups = [Group([1] * n, [[2]]) for n in (10, 51, 50)]
     with pytest.raises(ValueError, match=r"group 1 has 51 tokens, but a pack's budget is 50: raise the budget to 51"):
-        plan_packs([10, 51, 50], 50)
+        plan_packs(groups, 50)
 
 
 def random_model(family: str, **options):
@@ -91,7 +124,13 @@ def test_every_known_family_computes_the_same_in_packs(family):
     check_family(model, family)
     generator = torch.Generator().manual_seed(1)
     ids = lambda n: torch.randint(97, (n,), generator=generator).tolist()  # noqa: E731
-    groups = [Group(ids(9), [ids(5), ids(1), ids(11)]), Group(ids(1), [ids(7)]), Group(ids(20), [ids(2), ids(2)])]
+    opening = ids(20)
+    groups = [
+        Group(ids(9), [ids(5), ids(1), ids(11)]),
+        Group(opening + ids(3), [ids(4), ids(6)]),
+        Group(ids(1), [ids(7)]),
+        Group(opening + ids(1), [ids(2), ids(2)]),
+    ]
     with packed_attention(model):
         actual = response_hidden(model, pack(groups, CPU))
     sequences = [(group.prompt, completion) for group in groups for completion in group.completions]
