@@ -17,8 +17,8 @@ from advgame.trainer.sampler import Prompt, sample
 from advgame.trainer.seeds import deal, read_seeds
 
 SEEDS, ANSWERED = 4, 6
-"""Seeds of a step, half of them harmful; and how many of their two rewrites each yield a pair of responses: in a game some
-are unfaithful, and some responses are judged alike."""
+"""Seeds of a step, half of them harmful; and how many of their two rewrites each yield a pair of responses: in a game
+some are unfaithful, and some responses are judged alike."""
 
 
 @dataclass(frozen=True)
