@@ -13,18 +13,19 @@ from advgame.trainer.pairs import Pair
 from advgame.trainer.sampler import Prompt, sample
 
 
-def random_pairs(count: int, vocab: int, seed: int = 0) -> list[Pair]:
+def random_pairs(count: int, vocab: int, seed: int = 0, shared: int = 0) -> list[Pair]:
+    """Every other prompt begins with the same `shared` tokens."""
     generator = torch.Generator().manual_seed(seed)
 
     def tokens(low: int, high: int) -> list[int]:
         length = int(torch.randint(low, high, (), generator=generator))
         return torch.randint(vocab, (length,), generator=generator).tolist()
 
-    pairs = []
-    for _ in range(count):
+    pairs, opening = [], tokens(shared, shared + 1) if shared else []
+    for i in range(count):
         chosen, rejected = (Rollout(ids, [0.0] * len(ids), "", True) for ids in (tokens(1, 9), tokens(1, 9)))
         length = 1 + int(torch.randint(len(rejected.token_ids), (), generator=generator))
-        pairs.append(Pair(tokens(2, 12), chosen, rejected, length, 1.0))
+        pairs.append(Pair(opening * (i % 2) + tokens(2, 12), chosen, rejected, length, 1.0))
     return pairs
 
 
@@ -59,15 +60,15 @@ def spelt_out_loss(policy, reference, pairs) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("checkpoint_activations", [False, True])
-@pytest.mark.parametrize("tokens_per_pack", [26, 60, 1000])
-def test_a_step_is_adamw_on_the_mean_loss_and_then_the_average_moves(tokens_per_pack, checkpoint_activations):
+@pytest.mark.parametrize(("tokens_per_pack", "shared"), [(26, 0), (70, 20), (1000, 20)])
+def test_a_step_is_adamw_on_the_mean_loss_and_then_the_average_moves(tokens_per_pack, shared, checkpoint_activations):
     config = player_config(tokens_per_pack=tokens_per_pack, checkpoint_activations=checkpoint_activations)
     learner = make_learner("attacker", make_player("tiny"), config)
     policy, ema = learner.player.policy.model, learner.player.ema.model
     with torch.no_grad():  # a policy that has moved away from its reference
         for parameter in policy.parameters():
             parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-    pairs = random_pairs(7, policy.config.vocab_size)
+    pairs = random_pairs(7, policy.config.vocab_size, shared=shared)
 
     expected, reference = copy.deepcopy(policy), copy.deepcopy(ema)
     loss = spelt_out_loss(expected, reference, pairs)
