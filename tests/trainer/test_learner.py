@@ -85,7 +85,8 @@ def test_a_step_is_adamw_on_the_mean_loss_and_then_the_average_moves(tokens_per_
     for before, average, after, wanted in zip(
         reference.parameters(), ema.parameters(), policy.parameters(), expected.parameters(), strict=True
     ):
-        assert torch.allclose(after, wanted, atol=2e-5)
+        rms = (after - wanted).square().mean().sqrt()  # Adam's first step is as large where a gradient is mere rounding
+        assert rms < 1e-3 * config.optimizer.lr
         assert torch.allclose(average, 0.5 * before + 0.5 * after, atol=1e-6)
 
 
