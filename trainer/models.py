@@ -129,7 +129,7 @@ def resolve_model(source: str) -> Path:
     names = ", ".join(["tiny", *PACKAGED_GGUF, *ARENA])
     raise ConfigError(
         f"model {source}: neither a folder with a config.json or an adapter, nor a .gguf file, "
-        f"nor a known name ({names})"
+        f"nor a known name ({names}); download it, or correct the path"
     )
 
 

@@ -61,6 +61,7 @@ def test_no_figure_of_a_wide_table_is_cut(monkeypatch, capsys):
     steps = list(range(0, 20_000, 1000))
     show(Console(), "compliance", [[1.0] * 20] * 20, steps)
     shown = capsys.readouterr().out
+    assert shown.startswith("compliance: attackers down, defenders across, by their step\n")
     assert shown.count("100%") == 400 and "…" not in shown and all(f" {step} " in shown for step in steps)
 
 

@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
 def show(console: Console, title: str, matrix: list[list[float | None]], steps: list[int]) -> None:
     """A table that is as wide as it must be: a figure that is cut is none."""
-    table = Table(title=Text(title), caption="attackers down, defenders across, by their step", title_justify="left")
+    table = Table()
     table.add_column("step", justify="right", style="bold")
     for step in steps:
         table.add_column(str(step), justify="right")
@@ -79,4 +79,5 @@ def show(console: Console, title: str, matrix: list[list[float | None]], steps: 
         table.add_row(str(step), *("–" if value is None else f"{value:.0%}" for value in row))
     whole = Measurement.get(console, console.options.update(max_width=1_000_000), table).maximum
     console.width = max(console.width, whole)
+    console.print(Text(f"{title}: attackers down, defenders across, by their step", "bold"), soft_wrap=True)
     console.print(table)
