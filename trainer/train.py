@@ -57,7 +57,7 @@ def train(config: Config) -> None:
         if resumed >= config.steps:
             hint = f"To go on: steps={2 * config.steps}; to start anew: output_dir=…, or delete the folder."
             progress.console.print(Text(f"{run} has all its {config.steps} steps. {hint}"), soft_wrap=True)
-            if first:  # it may have been stopped before it did
+            if first and (run / "metrics.jsonl").exists():  # it may have been stopped before it did this
                 sum_up(run, config, progress.console)
             return
         meter = EnergyMeter()

@@ -168,6 +168,8 @@ def test_a_finished_run_says_so_and_can_be_extended(tmp_path, capsys):
     assert (run / "curves.png").exists() and json.loads((run / "resources.json").read_text())["steps"] == 2
     run_tiny(run, "steps=3")
     assert len(records(run)) == 3
+    (run / "metrics.jsonl").unlink()  # by a user who wants the models alone
+    run_tiny(run, "steps=3")
 
 
 @pytest.mark.parametrize("change", ["seed=1", "attacker.loss.beta=0.5", "batch_size=4", "defender.judge=pointwise"])
