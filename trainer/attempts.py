@@ -86,8 +86,16 @@ def summary(attempts: list[Attempt], judge: JudgeConfig) -> dict[str, Rate]:
 
 def split(attempts: list[Attempt], field: str) -> dict[str, list[Attempt]]:
     """By a field of the seeds; those without it are under the empty string."""
-    values = sorted({a.fields.get(field, "") for a in attempts})
-    return {value: [a for a in attempts if a.fields.get(field, "") == value] for value in values}
+    parts: dict[str, list[Attempt]] = {}
+    for a in attempts:
+        parts.setdefault(({"category": a.category} | a.fields).get(field, ""), []).append(a)
+    return dict(sorted(parts.items()))
+
+
+def unknown(attempts: list[Attempt]) -> bool:
+    """Whether harmful seeds have attacks without a verdict, and none with one: their rate then says nothing."""
+    found = {a.outcome for a in attempts if a.category == "harmful"}
+    return "judged" not in found and not found.isdisjoint(NO_VERDICT)
 
 
 def outcomes(attempts: list[Attempt]) -> dict[str, int]:

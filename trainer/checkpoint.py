@@ -7,7 +7,7 @@ the games of a batch that is not used up are kept, because the weights that play
 
 import dataclasses
 import json
-import os
+import re
 import shutil
 from pathlib import Path
 
@@ -20,26 +20,31 @@ from advgame.trainer.config import Config, ConfigError, fields
 from advgame.trainer.game import Game, game_from_dict
 from advgame.trainer.learner import Learner
 from advgame.trainer.models import save_policy
+from advgame.trainer.outputs import flush, write
+
+STEP = re.compile(r"step-(\d+)")
 
 
 def save(run: Path, step: int, learners: list[Learner], games: list[Game], keep: int) -> Path:
     """Writes run/checkpoints/step-N for N finished steps; `games` are those that later steps still train on."""
     target = folder(run, step)
     if distributed.rank() == 0:
-        half = target.with_name(f".{target.name}.tmp")
-        shutil.rmtree(half, ignore_errors=True)
+        for leftover in target.parent.glob(".step-*"):  # of a run that was killed
+            shutil.rmtree(leftover)
+        half = _hidden(target)
         for learner in learners:
             for suffix, policy in learner.player.policies.items():
                 save_policy(policy, half / f"{learner.name}{suffix}")
             save_file(_optimizer_tensors(learner), half / f"{learner.name}_optimizer.safetensors")
         state = {"step": step, "games": [dataclasses.asdict(game) for game in games]}
         (half / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        _flush(half)
+        for item in [*half.rglob("*"), half]:
+            flush(item)
         shutil.rmtree(target, ignore_errors=True)
         half.rename(target)
-        _flush(target.parent)
-        for old in finished(run)[:-keep]:
-            shutil.rmtree(folder(run, old))
+        flush(target.parent)
+        for old in finished(run)[:-keep]:  # hidden first: half a checkpoint must not be taken for one
+            shutil.rmtree(folder(run, old).rename(_hidden(folder(run, old))))
     distributed.barrier()
     return target
 
@@ -50,15 +55,19 @@ def folder(run: Path, step: int) -> Path:
 
 def finished(run: Path) -> list[int]:
     """The steps that have a checkpoint, rising."""
-    return sorted(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*"))
+    names = [STEP.fullmatch(path.name) for path in (run / "checkpoints").glob("step-*")]
+    return sorted(int(name[1]) for name in names if name)
 
 
 def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
     """The run and the step of a checkpoint, named by its folder, or by its run's: there the newest, without a step."""
-    if path.parent.name == "checkpoints":
+    whole = path.resolve()  # it may be given from within its run
+    if whole.parent.name == "checkpoints":
         if step is not None:
-            raise ConfigError(f"--step {step}: {path} is one checkpoint; name its run, {path.parents[1]}")
-        path, step = path.parents[1], int(path.name.removeprefix("step-"))
+            raise ConfigError(f"--step {step}: {path} is one checkpoint; name its run, {whole.parents[1]}")
+        if not STEP.fullmatch(whole.name):
+            raise ConfigError(f"{path}: not a checkpoint; those of a run are named step-N")
+        path, step = whole.parents[1], int(STEP.fullmatch(whole.name)[1])
     if not (path / "config.yaml").is_file():
         raise ConfigError(f"{path}: not a run's folder, it has no config.yaml")
     steps = finished(path)
@@ -87,7 +96,7 @@ def load_optimizer(checkpoint: Path, learner: Learner) -> None:
 
 def write_config(run: Path, config: Config) -> None:
     run.mkdir(parents=True, exist_ok=True)
-    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    write(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def check_same_run(run: Path, config: Config) -> None:
@@ -113,11 +122,5 @@ def _optimizer_tensors(learner: Learner) -> dict[str, torch.Tensor]:
     }
 
 
-def _flush(path: Path) -> None:
-    """Waits until the folder and the files in it are on the disk, so that a rename cannot outrun them."""
-    for item in [*(p for p in path.rglob("*") if not p.name.startswith(".")), path] if path.is_dir() else [path]:
-        descriptor = os.open(item, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _hidden(target: Path) -> Path:
+    return target.with_name(f".{target.name}.tmp")

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from advgame.trainer import distributed
 from advgame.trainer.config import Config, ConfigError, load_config
+from advgame.trainer.console import warn_plainly
 
 EPILOG = """examples:
   torchrun trainer/main.py                                  the demo: SmolLM2-135M against itself, on a CPU
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--print-config", action="store_true", help="print the whole config as YAML and stop")
     parser.add_argument("-h", "--help", nargs=0, action=_Help, help="this, and every setting")
     options = parser.parse_intermixed_args(arguments)
+    warn_plainly()
     try:
         config = load_config(options.config, options.overrides)
         if options.print_config:

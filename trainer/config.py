@@ -6,6 +6,7 @@ change when a stopped run goes on; any other change is refused (see checkpoint.c
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -248,7 +249,9 @@ class Config:
     schedule: Literal["joint", "sequential"] = setting(
         "joint", "both players learn at every step, or they take turns, the attacker first, against a frozen opponent"
     )
-    steps_per_turn: int = setting(50, "steps of a turn (sequential)", low=1)
+    steps_per_turn: int = setting(
+        50, "steps of a turn; two turns, the attacker's and the defender's, are a round (sequential)", low=1
+    )
     templates: str | None = setting(
         None, "folder whose .txt files replace the shipped templates of the same name; `small`: for tiny models"
     )
@@ -269,11 +272,11 @@ def load_config(files: str | list[str] | None, overrides: list[str]) -> Config:
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"{override!r}: expected key=value, for example steps=20")
-        config = _merge(config, OmegaConf.from_dotlist([override]), "command line")
+        config = _merge(config, _read_override(override), "command line")
     try:
         loaded = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise ConfigError(_first_line(error)) from error
+        raise ConfigError(f"{error.full_key}: {_first_line(error)}") from error
     check(loaded)
     return loaded
 
@@ -306,6 +309,8 @@ def check(config: Config) -> None:
     """Ranges, and settings that contradict each other. Raises ConfigError."""
     for name, f, value in fields(config):
         low, high = f.metadata["low"], f.metadata["high"]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name}={value}: must be a finite number")
         if value is None or (low is None and high is None):
             continue
         if not ((low is None or value >= low) and (high is None or value <= high)):
@@ -379,9 +384,19 @@ def _check_loss(name: str, loss: LossConfig) -> None:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return OmegaConf.load(path)
+        loaded = OmegaConf.load(path)
     except Exception as error:  # a YAML parser raises its own family of errors
-        raise ConfigError(f"{path}: not a valid YAML mapping: {error}") from error
+        raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    if not OmegaConf.is_dict(loaded):
+        raise ConfigError(f"{path}: not a mapping of settings; its lines must read `name: value`")
+    return loaded
+
+
+def _read_override(override: str) -> Any:
+    try:
+        return OmegaConf.from_dotlist([override])
+    except Exception as error:  # as above
+        raise ConfigError(f"{override!r}: the value is not valid YAML: {_one_line(error)}") from error
 
 
 def _merge(config: Any, update: Any, origin: str) -> Any:
@@ -393,6 +408,9 @@ def _merge(config: Any, update: Any, origin: str) -> Any:
         if close := _closest(name, update):
             message = f"{message.split('. Did you mean')[0]}; did you mean {close}?"
         raise ConfigError(message) from error
+    except TypeError as error:  # a list in the place of a section, or the other way round
+        given = _one_line(OmegaConf.to_yaml(update))[:80]
+        raise ConfigError(f"{origin}: {given!r} is not of the form of the settings; see --print-config") from error
 
 
 def _closest(name: str, update: Any) -> str | None:
@@ -416,6 +434,10 @@ def _closest(name: str, update: Any) -> str | None:
 
 def _choices(f: dataclasses.Field) -> tuple:
     return get_args(f.type) if get_origin(f.type) is Literal else ()
+
+
+def _one_line(text: Any) -> str:
+    return " ".join(str(text).split())
 
 
 def _first_line(error: Exception) -> str:

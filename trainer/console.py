@@ -1,11 +1,14 @@
 """What the user sees while a run goes on: one live view on a terminal, one line a step elsewhere."""
 
 import time
+import unicodedata
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -23,8 +26,9 @@ class Progress:
         self.console = Console(quiet=not visible)
         self._title, self._start, self._done, self._steps = title, start, start, steps
         self._stage = "starting"
-        self._began = self._stage_began = time.perf_counter()
-        self._seconds: dict[str, float] = defaultdict(float)
+        self._began = self._taken = self._stage_began = time.perf_counter()
+        self.stages: dict[str, float] = defaultdict(float)
+        """Seconds of each since the last `take_stages`."""
         self._record: dict | None = None
         self._games: list[Game] = []
         self._live = Live(get_renderable=self._view, console=self.console, refresh_per_second=2)
@@ -43,13 +47,15 @@ class Progress:
         """Shows what is going on, and adds its time to the step's."""
         self._stage, self._stage_began = name, time.perf_counter()
         yield
-        self._seconds[name] += time.perf_counter() - self._stage_began
+        self.stages[name] += time.perf_counter() - self._stage_began
         self._stage = ""
 
-    def take_seconds(self) -> dict[str, float]:
-        """Seconds of each stage since the last call."""
-        seconds, self._seconds = dict(self._seconds), defaultdict(float)
-        return seconds
+    def take_stages(self) -> dict:
+        """Seconds since the last call, or since the start: of all, and of each stage."""
+        now = time.perf_counter()
+        taken = {"elapsed": now - self._taken, "stages": dict(self.stages)}
+        self._taken, self.stages = now, defaultdict(float)
+        return taken
 
     def step_done(self, record: dict, games: list[Game]) -> None:
         self._done, self._record, self._games = record["step"], record, games
@@ -82,12 +88,10 @@ class Progress:
         )
         parts = [head]
         if self._record:
-            numbers = Table.grid(expand=True, padding=(0, 2))
             cells = [Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in _numbers(self._record)]
-            for row in range(0, len(cells), 4):
-                numbers.add_row(*cells[row : row + 4])
+            numbers = Columns(cells, padding=(0, 2), equal=True)  # as many as fit into a row
             parts += [Text(), numbers, Text(), *_exchange(self._games)]
-        return Group(Panel(Group(*parts), title=self._title))
+        return Group(Panel(Group(*parts), title=Text(self._title)))
 
 
 def _numbers(record: dict) -> list[tuple[str, str]]:
@@ -147,11 +151,22 @@ def _exchange(games: list[Game]) -> list[Text]:
 
 def _exchange_line(who: str, text: str, reward: float | str | None) -> Text:
     shown = " ".join(printable(text).split())
-    line = Text.assemble((f"{who:>13} ", "dim"), shown, (f"  {reward}" if reward not in ("", None) else "", "cyan"))
+    figure = "" if reward in ("", None) else f"{reward:.1f}"
+    line = Text.assemble((f"{who:>13} ", "dim"), (f"{figure:>4}  ", "cyan"), shown)
     line.no_wrap, line.overflow = True, "ellipsis"
     return line
 
 
+def warn_plainly() -> None:
+    """Shows warnings as a line, without the place in the code that they come from."""
+    warnings.formatwarning = lambda message, *_: f"warning: {printable(str(message))}\n"
+
+
 def printable(text: str) -> str:
     """What a model wrote, with everything that could steer a terminal spelt out."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if _is_harmless(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_harmless(c: str) -> bool:
+    """Joiners are part of words in many scripts, and there are more spaces than one."""
+    return c.isprintable() or c in "\n\t\u200c\u200d" or unicodedata.category(c) == "Zs"

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from advgame.trainer.game import Game
+from advgame.trainer.outputs import write
 
 
 def game_metrics(games: list[Game], success_score: float) -> dict:
@@ -72,6 +73,4 @@ def truncate(file: Path, step: int) -> None:
         return
     whole = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
     lines = [line for line in whole if json.loads(line)["step"] <= step]
-    half = file.with_suffix(".tmp")
-    half.write_text("".join(lines), encoding="utf-8")
-    half.replace(file)
+    write(file, "".join(lines))

@@ -7,10 +7,13 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -68,13 +71,10 @@ def load_policy(source: str | Path, dtype: torch.dtype = torch.float32) -> Polic
 
     Dropout is off (eval mode), as is usual when a policy is compared with its own samples.
     """
-    folder = resolve_model(str(source))
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    if tokenizer.chat_template is None:
-        raise ConfigError(f"model {source}: its tokenizer has no chat template; use an instruct model")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model = _load_model(folder, dtype)
+    with _loading(source):
+        folder = resolve_model(str(source))
+        tokenizer = _load_tokenizer(source, folder)
+        model = _load_model(folder, dtype)
     for parameter in model.parameters():
         # A fresh, aligned allocation: memory mapped from a file may be aligned otherwise, and matrix
         # products then round differently in a run that was resumed.
@@ -89,6 +89,24 @@ def load_policy(source: str | Path, dtype: torch.dtype = torch.float32) -> Polic
         raise ConfigError(f"model {source}: neither tokenizer nor generation config names an end-of-sequence token")
     _check_head(model, str(source))
     return policy
+
+
+def quiet() -> None:
+    """Keeps transformers from showing progress of its own."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def check_model(source: str, setting: str) -> None:
+    """What can be said of a model before its weights are loaded. Raises ConfigError that names the setting."""
+    try:
+        with _loading(source):
+            folder = resolve_model(source)
+            _load_tokenizer(source, folder)
+        if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+            raise ConfigError(f"model {source}: no weights in there; download it whole")
+    except ConfigError as error:
+        raise ConfigError(f"{setting}: {error}") from error
 
 
 def resolve_model(source: str) -> Path:
@@ -111,7 +129,7 @@ def resolve_model(source: str) -> Path:
     names = ", ".join(["tiny", *PACKAGED_GGUF, *ARENA])
     raise ConfigError(
         f"model {source}: neither a folder with a config.json or an adapter, nor a .gguf file, "
-        f"nor a known name ({names})"
+        f"nor a known name ({names}); download it, or correct the path"
     )
 
 
@@ -125,6 +143,27 @@ def save_policy(policy: Policy, folder: Path) -> None:
     policy.activate()
     policy.model.save_pretrained(folder)  # of an active adapter, only that
     policy.tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _loading(source: str | Path) -> Iterator[None]:
+    """Turns whatever the libraries raise over a broken model into one line."""
+    try:
+        yield
+    except (ConfigError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"model {source}: cannot be loaded, its files are damaged or incomplete: {reason}") from error
+
+
+def _load_tokenizer(source: str | Path, folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"model {source}: its tokenizer has no chat template; use an instruct model")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -3,6 +3,8 @@
 import math
 from pathlib import Path
 
+from advgame.trainer.outputs import replacing
+
 METRICS = (
     ("rewards", (("game", "attacker_reward", "attacker"), ("game", "defender_reward", "defender"))),
     (
@@ -30,9 +32,17 @@ EVALUATION = (
     (
         "benign compliance on held-out seeds",
         (
-            ("plain", "benign_compliance", "plain"),
             ("current", "benign_compliance", "current attacker"),
             ("initial", "benign_compliance", "initial attacker"),
+            ("plain", "benign_compliance", "plain seeds"),
+        ),
+    ),
+    (
+        "over-refusal on held-out seeds",
+        (
+            ("current", "over_refusal", "current attacker"),
+            ("initial", "over_refusal", "initial attacker"),
+            ("plain", "over_refusal", "plain seeds"),
         ),
     ),
     (
@@ -45,6 +55,9 @@ EVALUATION = (
     ),
 )
 
+SMOOTH_FROM = 100
+"""Points of a curve from which it is smoothed."""
+
 
 def draw(panels: tuple, records: list[dict], file: Path) -> bool:
     """Draws what was measured over the steps into `file`; False where matplotlib is not installed."""
@@ -53,22 +66,35 @@ def draw(panels: tuple, records: list[dict], file: Path) -> bool:
         from matplotlib.ticker import MaxNLocator
     except ImportError:
         return False
-    rows = math.ceil(len(panels) / 3)
-    figure = Figure(figsize=(13, 3.5 * rows), layout="constrained")
+    columns = 3 if len(panels) % 3 == 0 else 2
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4.5 * columns, 3.5 * rows), layout="constrained")
     for place, (title, lines) in enumerate(panels, start=1):
-        axes = figure.add_subplot(rows, 3, place)
+        axes = figure.add_subplot(rows, columns, place)
         for section, key, label in lines:
             points = [(r["step"], r[section].get(key)) for r in records if r[section].get(key) is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), marker=".", label=label)
+                _curve(axes, *zip(*points, strict=True), label)
         axes.set_title(title)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    figure.savefig(file, dpi=120)
+    with replacing(file) as half:
+        figure.savefig(half, dpi=120, format="png")
     return True
+
+
+def _curve(axes, steps: tuple[int, ...], values: tuple[float, ...], label: str) -> None:
+    """A long one is noise: it is drawn faintly, and over it the means of twentieths of it around each step."""
+    if len(values) <= SMOOTH_FROM:
+        axes.plot(steps, values, marker=".", label=label)
+        return
+    reach = len(values) // 40
+    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    (line,) = axes.plot(steps, [sum(window) / len(window) for window in windows], label=label)
+    axes.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.8, zorder=1)
 
 
 def draw_matrices(matrices: dict[str, list[list[float | None]]], steps: list[int], file: Path) -> bool:
@@ -92,5 +118,6 @@ def draw_matrices(matrices: dict[str, list[list[float | None]]], steps: list[int
         axes.set_ylabel("attacker's step")
         axes.set_xticks(range(len(steps)), steps)
         axes.set_yticks(range(len(steps)), steps)
-    figure.savefig(file, dpi=120)
+    with replacing(file) as half:
+        figure.savefig(half, dpi=120, format="png")
     return True

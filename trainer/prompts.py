@@ -1,20 +1,27 @@
 """Everything that is said to a model: templates in readable files, and their way into tokens."""
 
+import difflib
 import html
+import itertools
 from pathlib import Path
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from advgame.trainer.config import ConfigError
+from advgame.trainer.formats import ATTACKER_FORMATS, DEFENDER_FORMATS
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 class Prompts:
-    """Renders the templates; those in `folder` (a path, or `small`) replace the shipped ones of the same name."""
+    """Renders the templates; those in `folder` (a path, or `small`) replace the shipped ones of the same name.
+
+    Raises ConfigError where one of them has a wrong name, or cannot be rendered.
+    """
 
     def __init__(self, folder: str | None = None):
+        self._folder = folder
         folders = [TEMPLATES] if folder is None else [_resolve(folder), TEMPLATES]
         self._environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(folders),
@@ -23,6 +30,8 @@ class Prompts:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        if folder is not None:
+            self._check()
 
     def attacker(self, category: str, format: str, query: str) -> str:
         return self._render(f"attacker_{category}", format=f"attacker_format_{format}.txt", query=query)
@@ -42,7 +51,27 @@ class Prompts:
         )
 
     def _render(self, name: str, **values) -> str:
-        return self._environment.get_template(f"{name}.txt").render(**values).strip()
+        try:
+            return self._environment.get_template(f"{name}.txt").render(**values).strip()
+        except (jinja2.TemplateError, UnicodeDecodeError) as error:
+            where = f"{error.name}, line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else name
+            raise ConfigError(f"templates={self._folder}: {where}: {error}") from error
+
+    def _check(self) -> None:
+        names = {path.name for path in TEMPLATES.glob("*.txt")}
+        for path in sorted(_resolve(self._folder).glob("*.txt")):
+            if path.name not in names:
+                close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.0)[0]
+                raise ConfigError(f"templates={self._folder}: {path.name} replaces nothing; did you mean {close}?")
+        categories = ("harmful", "benign")
+        for category, format in itertools.product(categories, ATTACKER_FORMATS):
+            self.attacker(category, format, "query")
+        for format in DEFENDER_FORMATS:
+            self.defender(format, "instruction", "prompt")
+        for category in categories:
+            self.judge("faithfulness", category, "query", ("a",))
+            for rubric, texts in itertools.product(("compliance", "deflection", "refusal"), (("a",), ("a", "b"))):
+                self.judge(rubric, category, "query", texts)
 
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

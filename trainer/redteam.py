@@ -9,7 +9,7 @@ from advgame.trainer.models import load_policy
 from advgame.trainer.play import answer, write
 from advgame.trainer.prompts import Prompts
 from advgame.trainer.rewards import reward
-from advgame.trainer.server import complete
+from advgame.trainer.server import TARGET, complete
 
 BATCH = "redteam"
 """What the random draws are for, in the place of a batch's number."""
@@ -37,7 +37,8 @@ def answer_attacks(
         if attack.outcome == "no_error":
             shown.append(attack)
     texts = [prompts.defender(config.defender.format, config.defender.instruction, a.content) for a in shown]
-    for attack, rollout in zip(shown, complete(target, texts, config.defender.sampling), strict=True):
+    rollouts = complete(target, texts, config.defender.sampling, TARGET)
+    for attack, rollout in zip(shown, rollouts, strict=True):
         if rollout is not None:
             attack.responses = [read_response(rollout, config.defender.format)]
     return reward(games, judge, config.attacker, config.defender)

@@ -1,5 +1,7 @@
 """What a run takes: time, memory, tokens, energy and carbon, summed over its steps however often it was stopped.
 
+What is done between the steps (loading, evaluating, saving) counts to the next; only the last writing is left out.
+
 Energy is read from the machine's own counters after every step (some start again from 0 within the hour), and claimed
 only where they can be read. They count all that the processors do, for this run or not.
 """
@@ -10,6 +12,7 @@ from pathlib import Path
 import torch
 
 from advgame.trainer import distributed, metrics
+from advgame.trainer.outputs import write
 
 POWERCAP = Path("/sys/class/powercap")
 """Where Linux shows the RAPL counters."""
@@ -42,7 +45,7 @@ class EnergyMeter:
 def report(run: Path, grid_intensity: float | None) -> dict:
     """Sums up the run's metrics.jsonl into its resources.json; grid_intensity is in g CO2e per kWh."""
     summary = summarise(metrics.read(run / "metrics.jsonl"), grid_intensity)
-    (run / "resources.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write(run / "resources.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
@@ -56,7 +59,7 @@ def summarise(records: list[dict], grid_intensity: float | None) -> dict:
     measured = [spent for spent in kwh.values() if spent is not None]
     return {
         "steps": len(records),
-        "seconds": sum(timing["seconds"] for timing in timings),
+        "seconds": sum(timing["elapsed"] for timing in timings),
         "stages": {stage: sum(timing["stages"].get(stage, 0.0) for timing in timings) for stage in stages},
         "peak_memory_gib": max(timing["peak_memory_gib"] for timing in timings),
         "sampled_tokens": sum(timing["sampled_tokens"] for timing in timings),
@@ -71,7 +74,7 @@ def table(summary: dict) -> str:
     """The summary, to be read: a name and a value a line."""
     rows = [(stage, f"{seconds:.1f} s") for stage, seconds in summary["stages"].items()]
     rows += [
-        ("all steps", f"{summary['seconds']:.1f} s"),
+        ("all", f"{summary['seconds']:.1f} s"),
         ("peak memory", f"{summary['peak_memory_gib']:.2f} GiB, of the first process"),
         ("sampled tokens", f"{summary['sampled_tokens']:,}"),
         ("trained tokens", f"{summary['trained_tokens']:,}"),

@@ -20,6 +20,8 @@ def read_seeds(files: list[str], setting: str = "seeds.files") -> list[Seed]:
 
     Raises ConfigError that names the setting, or the file and the line of what is wrong.
     """
+    if not files:
+        raise ConfigError(f"{setting}=[]: name at least one file; shipped sets are {_shipped()}")
     seeds = [seed for name in files for seed in _read_file(_resolve(name, setting))]
     if not seeds:
         raise ConfigError(f"{setting}={files}: no seeds in there; shipped sets are {_shipped()}")
@@ -73,7 +75,11 @@ def _shipped() -> str:
 
 def _read_file(path: Path) -> list[Seed]:
     seeds = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines would also cut at marks inside strings
         if not line.strip():
             continue
         try:
@@ -85,6 +91,8 @@ def _read_file(path: Path) -> list[Seed]:
             raise ConfigError(f"{path}:{number}: `prompt` must be a string that is not empty")
         if record.get("category") not in CATEGORIES:
             raise ConfigError(f"{path}:{number}: `category` is {record.get('category')!r}, must be harmful or benign")
-        fields = {key: str(value) for key, value in record.items() if key not in ("prompt", "category")}
+        fields = {k: str(v) for k, v in record.items() if k not in ("prompt", "category") and v is not None}
+        if any("\ud800" <= c <= "\udfff" for text in (prompt, *fields.values()) for c in text):
+            raise ConfigError(f"{path}:{number}: half of a surrogate pair (\\ud800 to \\udfff) is no character")
         seeds.append(Seed(prompt, record["category"], fields))
     return seeds

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from advgame.trainer.console import printable
 from advgame.trainer.game import Attack, Game, Response
+from advgame.trainer.outputs import write
 
 
 def write_transcript(file: Path, games: list[Game]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n\n".join(_game(game) for game in games) + "\n", encoding="utf-8")
+    write(file, "\n\n".join(_game(game) for game in games) + "\n")
 
 
 def _game(game: Game) -> str:

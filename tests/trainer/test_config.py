@@ -1,5 +1,8 @@
 """Settings: defaults, YAML, overrides, and what is said when they are wrong."""
 
+import copy
+import dataclasses
+
 import pytest
 
 from advgame.trainer.config import Config, ConfigError, fields, load_config, resolve_config, shipped_configs
@@ -48,24 +51,55 @@ def test_every_shipped_config_is_valid_and_says_what_it_is(name):
         load_config(name, [])
 
 
+PAPER_LOSS = {
+    "name": "dpo", "beta": 0.1, "length_normalize": False, "label_smoothing": 0.0, "nll_weight": 0.0,
+    "normalization": "length_normalized", "importance_cap": None, "filter_eps": 2e-4,
+}  # fmt: skip
+PAPER_PLAYER = {
+    "train": True, "samples": 2, "ema_decay": 0.95, "reference_decay": None, "sample_from": "ema",
+    "reference": "rollout", "min_gap": 0.0, "judge": "pairwise", "loss": PAPER_LOSS,
+    "sampling": {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 2048, "batch_size": 64},
+    "lora": {"rank": 0, "alpha": 32.0},
+    "optimizer": {
+        "lr": 1e-6, "betas": [0.9, 0.95], "weight_decay": 0.1, "warmup_steps": 0, "max_grad_norm": 1.0,
+        "tokens_per_pack": 8192, "checkpoint_activations": True,
+    },
+}  # fmt: skip
+PAPER_JUDGE = {
+    "kind": "server", "model": None, "faithfulness": True, "success_score": 5.0, "offset": 0.0, "noise": 0.0,
+    "sampling": {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 8192, "batch_size": 64},
+}  # fmt: skip
+
+
+def paper(name: str) -> dict:
+    """Every field of a recipe, spelt out."""
+    qwen, lora = name.startswith("recipes/qwen"), name.endswith("-lora")
+    player = copy.deepcopy(PAPER_PLAYER)
+    if lora:
+        player["lora"]["rank"], player["sampling"]["batch_size"] = 32, 16
+        player["optimizer"] |= {"lr": 1e-5, "tokens_per_pack": 6656}
+    model = "models/Qwen2.5-7B-Instruct" if qwen else "models/Llama-3.1-8B-Instruct"
+    judge = "Qwen/Qwen2.5-32B-Instruct" if qwen else "huihui-ai/Llama-3.3-70B-Instruct-abliterated"
+    server = {"url": "http://127.0.0.1:8000/v1", "model": judge, "api_key_env": "OPENAI_API_KEY", "concurrency": 32}
+    attacker = {"model": model if qwen or lora else f"{model}-abliterated"}
+    return {
+        "output_dir": f"runs/{name.removeprefix('recipes/')}",
+        "seed": 0, "steps": 1000, "batch_size": 32, "steps_per_batch": 4, "schedule": "joint", "steps_per_turn": 50,
+        "templates": None,
+        "seeds": {"files": ["harmful.jsonl", "benign.jsonl"]},
+        "attacker": player | attacker | {"format": "think_prompt", "reward_from": "best"},
+        "defender": player
+        | {"model": model, "format": "any", "instruction": "", "replay_seeds": False, "condition_on": "prompt"},
+        "judge": PAPER_JUDGE | {"server": server | {"timeout": 600.0}},
+        "eval": {"every": 0, "seeds": [], "attacks": [], "limit": 64, "greedy": False},
+        "checkpoint": {"every": 50, "keep": 2},
+        "report": {"grid_intensity": None},
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", shipped_configs("recipes"))
-def test_the_recipes_numbers_are_the_papers(name):
-    config, lora = load_config(name, []), name.endswith("-lora")
-    assert (config.steps, config.batch_size, config.steps_per_batch, config.schedule) == (1000, 32, 4, "joint")
-    for player in (config.attacker, config.defender):
-        assert (player.loss.name, player.loss.beta, player.ema_decay, player.samples) == ("dpo", 0.1, 0.95, 2)
-        assert (player.sample_from, player.reference, player.judge) == ("ema", "rollout", "pairwise")
-        assert (player.optimizer.lr, player.optimizer.max_grad_norm) == (1e-5 if lora else 1e-6, 1.0)
-        assert (player.optimizer.betas, player.optimizer.weight_decay) == ([0.9, 0.95], 0.1)
-        assert player.optimizer.tokens_per_pack >= 3 * 2048 + 256
-        assert (player.lora.rank > 0) == lora
-    for sampling, tokens in ((config.attacker, 2048), (config.defender, 2048), (config.judge, 8192)):
-        assert vars(sampling.sampling) | {"batch_size": 0} == {
-            "temperature": 0.6, "top_p": 0.9, "max_new_tokens": tokens, "batch_size": 0
-        }  # fmt: skip
-    assert (config.attacker.format, config.attacker.reward_from) == ("think_prompt", "best")
-    assert (config.defender.format, config.defender.condition_on) == ("any", "prompt")
-    assert (config.judge.kind, config.judge.faithfulness) == ("server", True)
+def test_every_field_of_a_recipe_is_the_papers(name):
+    assert dataclasses.asdict(load_config(name, [])) == paper(name)
 
 
 @pytest.mark.parametrize("name", ["demo", "tiny", "trainer/configs/tiny.yaml"])
@@ -93,7 +127,11 @@ def test_shipped_configs_load(name, monkeypatch, request):
         ("justaword", ["justaword", "key=value"]),
         ("steps=0", ["steps=0", "at least 1"]),
         ("attacker.sampling.top_p=1.5", ["attacker.sampling.top_p=1.5", "between"]),
-        ("attacker.loss.beta=nan", ["attacker.loss.beta=nan"]),
+        ("attacker.loss.beta=nan", ["attacker.loss.beta=nan", "finite"]),
+        ("attacker.optimizer.lr=inf", ["attacker.optimizer.lr=inf", "finite"]),
+        ("attacker.loss.beta=[1,", ["attacker.loss.beta=[1,", "not valid YAML"]),
+        ("attacker.loss.beta=${nothing}", ["attacker.loss.beta", "nothing"]),
+        ("seeds.files.0=x.jsonl", ["command line", "files", "x.jsonl"]),
         ("defender.optimizer.betas=[0.9]", ["defender.optimizer.betas", "two numbers"]),
         ("batch_size=10", ["steps_per_batch=4", "batch_size=10", "nearest", "5"]),
         ("attacker.samples=1", ["attacker.samples=1", "attacker.train=false"]),
@@ -123,6 +161,12 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml.*demo, tiny.*variants/ipo-md"):
         load_config("nowhere.yaml", [])
     broken = tmp_path / "broken.yaml"
-    broken.write_text("a: [1,")
-    with pytest.raises(ConfigError, match=r"broken\.yaml"):
-        load_config(str(broken), [])
+    for text, complaint in (
+        ("a: [1,\nb: 2", "not valid YAML"),
+        ("- steps", "not a mapping"),
+        ("seeds: {files: {}}", ""),
+    ):
+        broken.write_text(text)
+        with pytest.raises(ConfigError, match=rf"broken\.yaml.*{complaint}") as caught:
+            load_config(str(broken), [])
+        assert "\n" not in str(caught.value)

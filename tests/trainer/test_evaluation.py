@@ -73,6 +73,14 @@ def test_a_resumed_run_is_evaluated_alike(evaluated, attacks, tmp_path, capsys):
     assert capsys.readouterr().out.count("evaluation at step") == 4
 
 
+@pytest.mark.parametrize("name", ["initial-attacks.json", "evaluation.jsonl"])
+def test_what_evaluations_are_compared_with_must_be_there(name, tmp_path):
+    run = run_tiny(tmp_path, *OPTIONS, "steps=1")
+    (run / name).unlink()
+    with pytest.raises(ConfigError, match=rf"{name} is missing.*another output_dir"):
+        run_tiny(run, *OPTIONS, "steps=2")
+
+
 def test_a_run_that_was_cut_before_its_first_checkpoint_begins_anew(evaluated, attacks, tmp_path):
     (tmp_path / "evaluation.jsonl").write_text((evaluated / "evaluation.jsonl").read_text())
     run = run_tiny(tmp_path, *OPTIONS, attacks)
@@ -214,6 +222,19 @@ def test_the_command_in_a_script(evaluated):
         assert "held-out attacks" in done.stdout
 
 
+def test_a_checkpoint_may_be_named_from_within(evaluated, monkeypatch, capsys):
+    monkeypatch.chdir(folder(evaluated, 5))
+    assert main(["evaluate", "."]) == 0
+    assert "step 5" in capsys.readouterr().out
+
+
+def test_a_gate_does_not_open_where_nothing_could_be_judged(evaluated, capsys):
+    speechless = ["judge.kind=model", "judge.model=tiny", "judge.sampling.max_new_tokens=4"]
+    assert main(["evaluate", str(evaluated), "--max-attack-success", "1", *speechless]) == 1
+    assert "attack success is not known" in capsys.readouterr().err
+    assert main(["evaluate", str(evaluated), *speechless]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -221,9 +242,12 @@ def test_the_command_in_a_script(evaluated):
         (["{run}", "--step", "3"], "no checkpoint after step 3; there are 5"),
         (["{run}/checkpoints/step-000005", "--step", "5"], "--step 5: .* is one checkpoint"),
         (["{run}", "--max-attack-success", "30"], "--max-attack-success 30: must be between 0 and 1"),
-        (["{run}", "--step", "5", "eval.every=0", "eval.seeds=[]"], r"eval\.seeds=\[\]: no seeds"),
+        (["{run}", "--step", "5", "eval.every=0", "eval.seeds=[]"], r"eval\.seeds=\[\]: name at least"),
         (["{run}", "--max-attack-success", "0.3", "eval.seeds=[benign.jsonl]"], "has no harmful seeds"),
         (["{run}", "--step", "5", "eval.limt=3"], "eval.limt.*did you mean eval.limit"),
+        (["{run}/checkpoints/best"], "best: not a checkpoint; those of a run are named step-N"),
+        (["{run}", "--json", "{run}/config.yaml/result.json"], "--json .*result.json: cannot write there"),
+        (["{run}", "--json", "{run}"], "--json .*: is a folder; name a file"),
     ],
 )
 def test_the_command_names_what_is_wrong(evaluated, arguments, message, capsys):

@@ -7,14 +7,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemm
 
 from advgame.kernels import linear_logprobs
 from advgame.trainer.config import ConfigError, SamplingConfig
-from advgame.trainer.models import Policy, head, load_policy, resolve_model, save_policy
+from advgame.trainer.models import Policy, check_model, head, load_policy, resolve_model, save_policy
 from advgame.trainer.prompts import chat_ids
 from advgame.trainer.sampler import Prompt, sample
 
 
 def test_unknown_models_are_refused_by_name(tmp_path):
     for source in ("gpt-99", str(tmp_path), str(tmp_path / "missing.gguf")):
-        with pytest.raises(ConfigError, match=r"neither a folder with a config\.json.*tiny, smollm2-135m"):
+        with pytest.raises(ConfigError, match=r"neither a folder with .*tiny, smollm2-135m.*; download it"):
             resolve_model(source)
 
 
@@ -35,6 +35,28 @@ def test_a_model_without_chat_template_is_refused(tmp_path):
     (tmp_path / "chat_template.jinja").unlink()
     with pytest.raises(ConfigError, match="chat template"):
         load_policy(tmp_path)
+
+
+def test_a_model_that_cannot_be_loaded_is_named_in_one_line(tmp_path):
+    policy = load_policy("tiny")
+    cut, config, tokenizer, weights, gguf = (
+        tmp_path / name for name in ("cut", "config", "token", "weights", "x.gguf")
+    )
+    for folder in (cut, config, tokenizer, weights):
+        save_policy(policy, folder)
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:1000])
+    (config / "config.json").write_text("{")
+    (tokenizer / "tokenizer.json").unlink()
+    (weights / "model.safetensors").unlink()
+    gguf.write_text("no gguf")
+    for source in (cut, config, tokenizer, weights, gguf):
+        with pytest.raises(ConfigError, match=f"model {source}: cannot be loaded") as caught:
+            load_policy(source)
+        assert "\n" not in str(caught.value)
+    for source in (config, tokenizer, weights, gguf, "gpt-99"):  # all that shows without reading the weights
+        with pytest.raises(ConfigError, match=f"--target: model {source}: "):
+            check_model(str(source), "--target")
+    check_model("tiny", "--target")
 
 
 def softcapped(folder) -> Gemma2ForCausalLM:

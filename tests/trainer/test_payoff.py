@@ -4,6 +4,7 @@ import json
 
 import pytest
 from helpers import run_tiny
+from rich.console import Console
 
 from advgame.trainer.checkpoint import folder
 from advgame.trainer.config import load_config
@@ -15,6 +16,7 @@ from advgame.trainer.payoff import Payoff, reading
 from advgame.trainer.play import play
 from advgame.trainer.prompts import Prompts
 from advgame.trainer.seeds import read_seeds
+from advgame.trainer.tools.crossplay import show
 from advgame.trainer.tools.main import main
 
 KEPT = ("steps=2", "steps_per_batch=1", "checkpoint.every=1", "checkpoint.keep=9")
@@ -52,6 +54,15 @@ def test_every_cell_is_a_game_of_its_own(run, capsys):
     shown = capsys.readouterr().out
     assert all(note in shown for note in payoff["reading"])
     assert "trained on (tiny.jsonl): eval.seeds names none" in shown
+
+
+def test_no_figure_of_a_wide_table_is_cut(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    steps = list(range(0, 20_000, 1000))
+    show(Console(), "compliance", [[1.0] * 20] * 20, steps)
+    shown = capsys.readouterr().out
+    assert shown.startswith("compliance: attackers down, defenders across, by their step\n")
+    assert shown.count("100%") == 400 and "…" not in shown and all(f" {step} " in shown for step in steps)
 
 
 def test_held_out_seeds_and_their_number_are_the_runs_or_given(run, tmp_path, capsys):

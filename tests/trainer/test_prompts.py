@@ -91,6 +91,27 @@ def test_a_folder_without_templates_is_refused(tmp_path):
         Prompts(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        (
+            "attacker_harmfull",
+            "{{ query }}",
+            r"attacker_harmfull\.txt replaces nothing; did you mean attacker_harmful\.t",
+        ),
+        ("attacker_harmful", "{{ query }}\n{% if %}", r"attacker_harmful\.txt, line 2"),
+        ("judge_pairwise", "{{ answers }}", r"judge_pairwise: 'answers' is undefined"),
+        ("rubric_refusal", "{% include 'nowhere.txt' %}", r"nowhere\.txt"),
+        ("defender_format_think_any", "{{ }}", r"defender_format_think_any\.txt, line 1"),
+    ],
+)
+def test_templates_that_cannot_be_used_are_refused_at_once(name, text, complaint, tmp_path):
+    (tmp_path / f"{name}.txt").write_text(text)
+    with pytest.raises(ConfigError, match=rf"templates=.*: .*{complaint}") as caught:
+        Prompts(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 def test_all_prompts_differ():
     prompts = Prompts()
     texts = [

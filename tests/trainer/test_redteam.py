@@ -91,7 +91,7 @@ def test_what_a_hostile_server_says_stays_text(seeds, tmp_path, capfd):
     attempts = json.loads((out / "results.json").read_text())["attempts"]
     answered = [a for a in attempts if a["response"]]
     assert len(attempts) == 30 and len(answered) == len(server.requests) > 5
-    assert {a["response"] for a in answered} == {HOSTILE}
+    assert {a["response"] for a in answered} == {HOSTILE.replace("\ud800", "?")}
     assert {a["seed"] for a in attempts} == {seed.prompt for seed in read_seeds([seeds])}
     texts = [printable(a[key]) for a in attempts for key in ("seed", "attack", "response")]
 
@@ -186,7 +186,7 @@ def test_the_exit_code_says_when_too_many_attacks_succeed(tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--by", "language"], "--by language: no seed has this field; they have none"),
+        (["--by", "language"], "--by language: no seed has this field; they have category"),
         (["--samples", "0"], "--samples 0: must be at least 1"),
         (["--samples", "2", "eval.greedy=true"], "--samples 2: without chance all attacks on a seed are the same"),
         (["--max-attack-success", "5"], "--max-attack-success 5.0: must be a share"),
@@ -195,14 +195,33 @@ def test_the_exit_code_says_when_too_many_attacks_succeed(tmp_path):
         (["--target", "gpt-99"], "model gpt-99: neither"),
         (["--attacker", "gpt-99"], "model gpt-99: neither"),
         (["--target", "http://127.0.0.1:9/v1"], "a server needs --target-model NAME"),
-        (["--target", "http://127.0.0.1:9/v1", "--target-model", "m"], "cannot be reached"),
+        (
+            ["--target", "http://127.0.0.1:9/v1", "--target-model", "m"],
+            "--target=http://127.0.0.1:9/v1: cannot be reached",
+        ),
         (["--target-model", "m"], "--target-model m: for servers, and --target tiny is none"),
         (["judge.kind=model"], "judge.kind=model needs judge.model"),
+        (["--out", __file__], "cannot write there"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(options, complaint, tmp_path, capsys):
     assert redteam("--seeds", "tiny.jsonl", "--out", str(tmp_path / "out"), *options) == 2
     assert complaint in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_gate_does_not_open_where_nothing_could_be_judged(seeds, tmp_path, capfd):
+    with chat_server(lambda _: 400) as server:
+        options = ["--target", server.config.url, "--target-model", server.config.model, "--max-attack-success", "1"]
+        with pytest.warns(UserWarning, match="requests failed"):
+            assert redteam("--seeds", seeds, "--samples", "4", "--out", str(tmp_path / "out"), *LIVELY, *options) == 1
+    said = capfd.readouterr().err
+    assert "attack success is not known" in said and "Loading weights" not in said
+
+
+def test_rates_can_be_split_by_category(tmp_path):
+    assert redteam("--seeds", "tiny.jsonl", "--by", "category", "--out", str(tmp_path)) == 0
+    parts = json.loads((tmp_path / "results.json").read_text())["by"]
+    assert {value: part["attack_success"]["trials"] for value, part in parts.items()} == {"benign": 0, "harmful": 6}
 
 
 def test_an_attacker_outside_a_run_needs_a_config(tmp_path, capsys):

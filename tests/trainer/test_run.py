@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -109,6 +110,28 @@ def test_a_checkpoint_that_was_being_written_is_not_used(whole_run, tmp_path):
     assert records(run) == records(whole_run)
 
 
+def test_a_checkpoint_that_was_being_deleted_is_not_used(tmp_path, monkeypatch):
+    """Half of one must not be taken for one, and is swept away later."""
+    options, rmtree = ("checkpoint.every=1", "checkpoint.keep=1", "steps_per_batch=1"), shutil.rmtree
+
+    def killed(path, **ignored):
+        (next(path.rglob("*.safetensors"))).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", lambda path, **how: killed(path) if path.exists() else rmtree(path, **how))
+        run_tiny(tmp_path, *options, "steps=3")
+    assert checkpoint.finished(tmp_path) == [2]
+    run_tiny(tmp_path, *options, "steps=3")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000003"]
+
+
+def test_folders_of_other_names_are_no_checkpoints(tmp_path):
+    run = run_tiny(tmp_path, "steps=1")
+    (run / "checkpoints" / "step-000001.bak").mkdir()
+    assert checkpoint.finished(run_tiny(run, "steps=2")) == [1, 2]
+
+
 def test_two_processes_are_one(tmp_path):
     exact = ("attacker.loss.filter_eps=0", "defender.loss.filter_eps=0")
     for processes in (1, 2):
@@ -139,8 +162,14 @@ def test_a_finished_run_says_so_and_can_be_extended(tmp_path, capsys):
     run_tiny(run, "steps=2")
     assert "has all its 2 steps" in capsys.readouterr().out
     assert (run / "metrics.jsonl").read_bytes() == before
+    for name in ("curves.png", "resources.json"):  # a kill between the last checkpoint and these leaves none
+        (run / name).unlink()
+    run_tiny(run, "steps=2")
+    assert (run / "curves.png").exists() and json.loads((run / "resources.json").read_text())["steps"] == 2
     run_tiny(run, "steps=3")
     assert len(records(run)) == 3
+    (run / "metrics.jsonl").unlink()  # by a user who wants the models alone
+    run_tiny(run, "steps=3")
 
 
 @pytest.mark.parametrize("change", ["seed=1", "attacker.loss.beta=0.5", "batch_size=4", "defender.judge=pointwise"])
@@ -210,3 +239,26 @@ def test_packs_that_cannot_hold_a_pair_are_refused_before_any_work(tmp_path, pla
     with pytest.raises(ConfigError, match=rf"{player}.optimizer.tokens_per_pack=20: .* set tokens_per_pack to \d+ or"):
         run_tiny(tmp_path, f"{player}.optimizer.tokens_per_pack=20")
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["attacker.model=nowhere"], "attacker.model: model nowhere: neither"),
+        (["defender.model=nowhere"], "defender.model: model nowhere: neither"),
+        (["judge.kind=model", "judge.model=nowhere"], "judge.model: model nowhere: neither"),
+        (["judge.kind=arena"], r"judge.kind=arena: cannot read the seed 'How .* set seeds.files=\[arena.jsonl\]"),
+        (["attacker.sampling.max_new_tokens=1000"], r"attacker.sampling.max_new_tokens=1000: .* set it to \d+ or less"),
+        (["attacker.sampling.max_new_tokens=900", "defender.sampling.max_new_tokens=200"], "defender.sampling.max_new"),
+    ],
+)
+def test_what_cannot_be_played_to_the_end_is_refused_before_any_work(tmp_path, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        run_tiny(tmp_path, *overrides)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_an_output_dir_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"output_dir=.*file: cannot write there"):
+        run_tiny(tmp_path / "file")

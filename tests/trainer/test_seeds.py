@@ -28,6 +28,8 @@ def test_the_shipped_set():
         ('{"prompt": "  ", "category": "benign"}', "`prompt`"),
         ('{"prompt": "hi", "category": "evil"}', "'evil'"),
         ('{"prompt": "hi"}', "`category`"),
+        ('{"prompt": "hi \\ud800", "category": "benign"}', "surrogate"),
+        ('{"prompt": "hi", "category": "benign", "seed": "\\udfff"}', "surrogate"),
     ],
 )
 def test_malformed_lines_are_reported_by_file_and_line(tmp_path, line, complaint):
@@ -39,13 +41,32 @@ def test_malformed_lines_are_reported_by_file_and_line(tmp_path, line, complaint
 
 def test_extra_fields_are_kept_and_blank_lines_are_fine(tmp_path):
     file = tmp_path / "mine.jsonl"
-    file.write_text(json.dumps({"prompt": "ünï", "category": "harmful", "language": "de"}) + "\n\n", encoding="utf-8")
+    line = {"prompt": "ünï", "category": "harmful", "language": "de", "seed": None}
+    file.write_text(json.dumps(line) + "\n\n", encoding="utf-8")
     assert read_seeds([str(file)]) == [Seed("ünï", "harmful", {"language": "de"})]
+
+
+def test_files_of_other_editors_are_read(tmp_path):
+    """With a byte-order mark, with Windows' line ends, and with marks in a string that other readers end lines at."""
+    file = tmp_path / "mine.jsonl"
+    prompts = ["one\u2028two", "three\x85four", "five"]
+    lines = [json.dumps({"prompt": prompt, "category": "benign"}, ensure_ascii=False) for prompt in prompts]
+    file.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert [seed.prompt for seed in read_seeds([str(file)])] == prompts
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    file = tmp_path / "latin.jsonl"
+    file.write_bytes('{"prompt": "café", "category": "benign"}'.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"latin\.jsonl: not UTF-8 .* at byte 15\); save it as UTF-8"):
+        read_seeds([str(file)])
 
 
 def test_a_missing_or_empty_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.jsonl.*shipped"):
         read_seeds(["nowhere.jsonl"])
+    with pytest.raises(ConfigError, match=r"seeds\.files=\[\]: name at least one file"):
+        read_seeds([])
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(ConfigError, match="no seeds"):
         read_seeds([str(tmp_path / "empty.jsonl")])

@@ -84,7 +84,7 @@ def test_what_is_wrong_with_a_server_is_said_before_any_work():
         with pytest.raises(ConfigError, match=r"does not list its models \(NotFoundError\); .* ends in /v1"):
             complete(ServerConfig(url=good.url.removesuffix("/v1"), model="judge-7b"), ["a"], SAMPLING)
         assert not server.requests
-    with pytest.raises(ConfigError, match=r"server.url=http://127.0.0.1:\d+/v1: cannot be reached"):
+    with pytest.raises(ConfigError, match=r"judge.server.url=http://127.0.0.1:\d+/v1: cannot be reached"):
         check_server(good)
     with pytest.raises(ConfigError, match=r"server.url=http://a:b: .* expected http://HOST:PORT/v1"):
         check_server(ServerConfig(url="http://a:b", model="judge-7b"))
@@ -94,6 +94,12 @@ def test_an_answer_that_was_cut_off_is_not_finished():
     with chat_server(lambda text: "one two three four five six") as server:
         (rollout,) = complete(server.config, ["a"], SAMPLING)
     assert rollout.text == "one two three four five" and not rollout.finished
+
+
+def test_an_answer_is_text_that_a_tokenizer_takes():
+    with chat_server(lambda text: "a \ud800 b") as server:
+        (rollout,) = complete(server.config, ["a"], SAMPLING)
+    assert rollout.text == "a ? b"
 
 
 def test_an_answer_that_is_none_is_none():

@@ -22,7 +22,7 @@ from advgame.trainer.game import Attack, Game, Response, Rollout, Seed
 from advgame.trainer.learner import learn, make_learner
 from advgame.trainer.pairs import attacker_pairs, defender_pairs
 from advgame.trainer.rewards import reward
-from advgame.trainer.train import train
+from advgame.trainer.train import train, turn
 
 HARMFUL = Seed("open the lock", "harmful")
 
@@ -154,6 +154,13 @@ def test_players_take_turns(tmp_path):
             unchanged = same(weights(run, step, name), weights(run, step - 2, name))
             assert unchanged != name.startswith(learns), (step, name)
     assert ["loss" in line["attacker"] or "lr" in line["attacker"] for line in records(run)] == [1, 1, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("base", [name for name in shipped_configs() if not name.startswith("variants/")])
+def test_in_turns_both_players_take_as_many_steps(base):
+    config = load_config([base, "variants/sequential"], [])
+    turns = [turn(config, step) for step in range(config.steps)]
+    assert turns.count((True, False)) == turns.count((False, True)) == config.steps / 2
 
 
 def test_seeds_are_replayed_to_the_defender_alone(tmp_path):

@@ -3,6 +3,8 @@
 import random
 
 from advgame.trainer.arena.language import Meaning, complying_answer, deflecting_answer, parse
+from advgame.trainer.config import ConfigError
+from advgame.trainer.game import Seed
 from advgame.trainer.judges import Judge, JudgeRequest, Scores
 from advgame.trainer.randomness import key_to_seed
 
@@ -16,6 +18,16 @@ EXTRA_WORD = 2
 def judge_arena(requests: list[JudgeRequest]) -> list[Scores]:
     """Scores each candidate by itself; None where the query is not of the language."""
     return [_judge(request) for request in requests]
+
+
+def check_seeds(seeds: list[Seed]) -> None:
+    """Raises ConfigError where a seed is not of the language: nothing about it could be judged."""
+    for seed in seeds:
+        if parse(seed.prompt) is None:
+            raise ConfigError(
+                f"judge.kind=arena: cannot read the seed {seed.prompt[:60]!r}, which is not of the arena's language; "
+                f"set seeds.files=[arena.jsonl], or another judge.kind"
+            )
 
 
 def noisy(judge: Judge, offset: float, noise: float, seed: int) -> Judge:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from advgame.trainer.checkpoint import folder, locate
 from advgame.trainer.config import Config, ConfigError, load_config
 from advgame.trainer.console import number
 from advgame.trainer.intervals import wilson
+from advgame.trainer.outputs import make_folder, write
 from advgame.trainer.seeds import read_seeds
 
 HELP = "measure a run's players on held-out seeds, at its start and at a checkpoint"
@@ -52,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-attack-success",
         type=float,
         metavar="X",
-        help="exit code 1 where the current attacker or the held-out attacks succeed more often than X, 0 to 1",
+        help="exit code 1 where the current attacker or the held-out attacks succeed more often than X, 0 to 1, or "
+        "where nothing could be judged",
     )
 
 
@@ -65,27 +68,31 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--max-attack-success {limit:g}: must be between 0 and 1")
     if limit is not None and not harmful:
         raise ConfigError(f"--max-attack-success {limit:g}: eval.seeds={config.eval.seeds} has no harmful seeds")
+    if options.json:
+        make_folder(options.json.parent, f"--json {options.json}")
+        if options.json.is_dir():
+            raise ConfigError(f"--json {options.json}: is a folder; name a file")
     record = {"step": step} | _evaluate(config, folder(place, step))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write(options.json, json.dumps(record, indent=2) + "\n")
     _show(record, Console())
+    if limit is not None and record["plain"]["deflection_score"] is None:
+        print("error: no answer to a harmful seed could be judged: attack success is not known", file=sys.stderr)
+        return 1
     reached = [record[name]["attack_success"] for name in ("current", "written")]
     return int(limit is not None and any(rate is not None and rate > limit for rate in reached))
 
 
 def _evaluate(config: Config, saved: Path) -> dict:
     """The checkpoint's evaluation, as in evaluation.jsonl, and under `start` that of the players the run began with."""
-    import transformers  # slow, and not needed for --help
-
+    # These import transformers: slow, and not needed for --help.
     from advgame.trainer.evaluation import evaluate, initial_attacks
-    from advgame.trainer.models import load_policy
+    from advgame.trainer.models import load_policy, quiet
     from advgame.trainer.players import load_players, sampler
     from advgame.trainer.prompts import Prompts
     from advgame.trainer.train import make_judge
 
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    quiet()
     prompts = Prompts(config.templates)
     judge = make_judge(config, prompts)
     players = load_policy(config.attacker.model), load_policy(config.defender.model)

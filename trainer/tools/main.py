@@ -6,6 +6,7 @@ import re
 import sys
 
 from advgame.trainer.config import ConfigError
+from advgame.trainer.console import warn_plainly
 from advgame.trainer.tools import crossplay, evaluate, redteam
 
 COMMANDS = {"evaluate": evaluate, "crossplay": crossplay, "redteam": redteam}
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.overrides += [argument for argument in given if SETTING.fullmatch(argument)]
     os.environ.setdefault("TQDM_DISABLE", "1")  # the commands show their own progress
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warn_plainly()
     try:
         return COMMANDS[options.command].run(options)
     except ConfigError as error:

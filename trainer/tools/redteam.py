@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -10,9 +11,10 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from advgame.trainer.attempts import Rate, attempts_of, outcomes, split, summary, worst_first
+from advgame.trainer.attempts import Rate, attempts_of, outcomes, split, summary, unknown, worst_first
 from advgame.trainer.config import Config, ConfigError, JudgeConfig, ServerConfig, load_config
 from advgame.trainer.game import Seed
+from advgame.trainer.outputs import make_folder, write
 from advgame.trainer.tools.report import print_summary, write_report
 
 HELP = "an attacker against any model, or any server that speaks OpenAI's chat protocol"
@@ -39,18 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by", metavar="FIELD", help="split the rates by a field of the seeds, for example language")
     parser.add_argument("--out", type=Path, default=Path("runs/redteam"), metavar="DIR", help="default: runs/redteam")
     parser.add_argument(
-        "--max-attack-success", type=float, metavar="X", help="exit with 1 if a larger share of the attacks succeeds"
+        "--max-attack-success",
+        type=float,
+        metavar="X",
+        help="exit with 1 if a larger share of the attacks succeeds, or if nothing could be judged",
     )
 
 
 def run(options: argparse.Namespace) -> int:
     # These import transformers: slow, and not needed for --help.
     from advgame.trainer.evaluation import measuring
-    from advgame.trainer.models import resolve_model
+    from advgame.trainer.models import check_model, quiet
     from advgame.trainer.prompts import Prompts
     from advgame.trainer.redteam import answer_attacks, write_attacks
     from advgame.trainer.seeds import read_seeds
-    from advgame.trainer.server import check_server
+    from advgame.trainer.server import TARGET, check_server
     from advgame.trainer.train import make_judge
 
     config = measuring(load_config(_config_files(options), [*_judge_settings(options.judge), *options.overrides]))
@@ -60,13 +65,15 @@ def run(options: argparse.Namespace) -> int:
     target = options.target
     if _is_server(target):
         target = ServerConfig(url=target, model=options.target_model)
-        check_server(target)
+        check_server(target, TARGET)
     else:
-        resolve_model(target)
-    resolve_model(options.attacker)
+        check_model(target, "--target")
+    check_model(options.attacker, "--attacker")
 
+    quiet()
     prompts = Prompts(config.templates)
     judge = make_judge(config, prompts)
+    make_folder(options.out, f"--out {options.out}")
     progress = Console(stderr=True)
     with progress.status("the attacker writes"):
         games, diversity = write_attacks(options.attacker, seeds, judge, prompts, config)
@@ -92,13 +99,16 @@ def run(options: argparse.Namespace) -> int:
         "attempts": [dataclasses.asdict(attempt) for attempt in worst_first(attempts)],
         "config": OmegaConf.to_container(OmegaConf.structured(config)),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write(options.out / "results.json", json.dumps(report, indent=1))
     write_report(report, options.out)
     print_summary(report)
     Console().print(Text(f"files    {options.out}/{{report.html,report.md,results.json}}"), soft_wrap=True)
-    limit = options.max_attack_success
-    return int(limit is not None and rates["attack_success"].share > limit)
+    if options.max_attack_success is None:
+        return 0
+    if unknown(attempts):
+        print("error: no answer to a harmful seed could be judged: attack success is not known", file=sys.stderr)
+        return 1
+    return int(rates["attack_success"].share > options.max_attack_success)
 
 
 def check(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> None:
@@ -119,9 +129,9 @@ def check(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> Non
             raise ConfigError(f"--max-attack-success {options.max_attack_success}: must be a share, between 0 and 1")
         if all(seed.category == "benign" for seed in seeds):
             raise ConfigError("--max-attack-success: there are no harmful seeds; give a file that has some")
-    known = sorted({field for seed in seeds for field in seed.fields})
+    known = sorted({"category", *(field for seed in seeds for field in seed.fields)})
     if options.by and options.by not in known:
-        raise ConfigError(f"--by {options.by}: no seed has this field; they have {', '.join(known) or 'none'}")
+        raise ConfigError(f"--by {options.by}: no seed has this field; they have {', '.join(known)}")
 
 
 def _config_files(options: argparse.Namespace) -> list[str]:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from advgame.trainer.attempts import NO_VERDICT, OUTCOMES
 from advgame.trainer.console import printable
+from advgame.trainer.outputs import write
 
 RATES = {
     "attack_success": "attack success",
@@ -46,7 +47,7 @@ def write_report(report: dict, folder: Path) -> None:
         )
         environment.filters |= {"fenced": fenced, "inline": inline, "rate": shown_rate, "number": number}
         text = environment.get_template(f"{name}.jinja").render(values)
-        (folder / name).write_text(text, encoding="utf-8")
+        write(folder / name, text)
 
 
 def print_summary(report: dict) -> None:
