@@ -1,6 +1,6 @@
 """What the game's choices are worth: three experiments and two ablations on the arena, over several seeds.
 
-    python bench/experiments.py                     all of it: 35 runs, about 20 minutes on 2 cores
+    python bench/experiments.py                     all of it: 35 runs, about half an hour on 2 cores
     python bench/experiments.py --arms joint,sequential --seeds 2
 
 1. Joint against sequential training, at as many updates of each player and at about as much time.
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("runs/bench/experiments.json"), help="the plot goes beside")
     options = parser.parse_args()
     chosen = [arm for arm in ARMS if options.arms is None or arm.startswith(tuple(options.arms.split(",")))]
-    os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
     before = measure("arena-attacker", "arena-defender")  # also builds them, before several would
     jobs = [
         (arm, seed, options.runs / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}")

@@ -63,7 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
             if distributed.is_first():
                 print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
             return 0
-        os.environ.setdefault("TQDM_DISABLE", "1")  # the live view shows the progress
         from advgame.trainer.train import train  # imports transformers: slow, and not needed for --help
 
         distributed.start()

@@ -24,7 +24,6 @@ def main(arguments: list[str] | None = None) -> int:
     # Argparse takes no key=value behind an option, or takes it for one of the option's own values.
     options = parser.parse_args([argument for argument in given if not SETTING.fullmatch(argument)])
     options.overrides += [argument for argument in given if SETTING.fullmatch(argument)]
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the commands show their own progress
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warn_plainly()
     try:
