@@ -14,7 +14,7 @@ from advgame.kernels.triton.forward import TILE, combine_kernel
 
 CHUNK_TOKENS = 2048
 """Tokens whose probabilities are held at a time."""
-ROUNDS = 8
+ROUNDS = 4
 """A chunk's gathered dL holds 1 / ROUNDS of the vocabulary. More columns than that take further rounds, which are
 always launched and end at once when there is nothing left for them: the host never needs to know."""
 
@@ -107,19 +107,18 @@ def head_backward(
     step = launch.GATHER["BLOCK_V"]
     capacity = triton.cdiv(triton.cdiv(vocab, ROUNDS), step) * step
     compact = hidden.new_empty((groups * capacity, launch.GROUP_TOKENS))
-    kept = hidden.new_zeros((groups, launch.GROUP_TOKENS), dtype=torch.float32)
+    rounds = range(0, vocab, capacity)
+    kept = hidden.new_zeros((len(rounds), groups, capacity // step, launch.GROUP_TOKENS), dtype=torch.float32)
     size_class, size = launch.size_class(launch.generation()), hidden.element_size()
     common = {
         "columns": columns, "capacity": capacity, "n": n, "vocab": vocab, "width": width, "groups": groups,
         "PRECISION": _precision(hidden), "GROUP_TOKENS": launch.GROUP_TOKENS,
     }  # fmt: skip
-    for first in range(0, vocab, capacity):
-        in_blocks = hidden.new_zeros((groups, capacity // step, launch.GROUP_TOKENS), dtype=torch.float32)
+    for index, first in enumerate(rounds):
         gather_kernel[(capacity // step, groups)](
-            *chunk, slope, targets, columns, counts, compact, in_blocks, first, capacity, n, padded, vocab,
+            *chunk, slope, targets, columns, counts, compact, kept[index], first, capacity, n, padded, vocab,
             TILE=TILE, GROUP_TOKENS=launch.GROUP_TOKENS, **launch.GATHER,
         )  # fmt: skip
-        kept += in_blocks.sum(1)
         if gradients.hidden is not None:
             config = launch.HIDDEN[size_class][size]
             blocks_of_tokens = launch.GROUP_TOKENS // config["BLOCK_T"]
@@ -138,7 +137,7 @@ def head_backward(
                 **common,
             )  # fmt: skip
     if tail is not None and gradients.hidden is not None:
-        _subtract_tail(gradients.hidden, weight, coef, stats.mass, kept, tail)
+        _subtract_tail(gradients.hidden, weight, coef, stats.mass, kept.sum((0, 2)), tail)
 
 
 def _threshold(chunk, targets: Tensor, logps: Tensor, slope: Tensor, groups: int, vocab: int, filter_eps: float):
