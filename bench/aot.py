@@ -112,9 +112,9 @@ def work_of(build: Build) -> Work:
     if build.kernel == "forward_kernel":
         stored = 0 if build.constants.get("probs", ...) is None else TOKENS * VOCAB * size
         return Work(
-            programs=VOCAB / TILE * TOKENS / block["T"],
-            flops=2 * TILE * block["T"] * WIDTH,
-            read_bytes=(TILE + block["T"]) * WIDTH * size,
+            programs=VOCAB / block["V"] * TOKENS / block["T"],
+            flops=2 * block["V"] * block["T"] * WIDTH,
+            read_bytes=(block["V"] + block["T"]) * WIDTH * size,
             bus_bytes=chunks * VOCAB * WIDTH * size + TOKENS * WIDTH * size + stored,
         )
     groups = TOKENS / launch.GROUP_TOKENS
@@ -128,11 +128,12 @@ def work_of(build: Build) -> Work:
             bus_bytes=gathered + groups * kept * WIDTH * size + TOKENS * WIDTH * 4,
         )
     rows = launch.COUNT["BLOCK"] * KEPT
+    blocks = -(-rows // block["V"])
     return Work(
         programs=chunks * VOCAB / launch.COUNT["BLOCK"] * WIDTH / block["H"],
         flops=2 * rows * block["H"] * CHUNK_TOKENS,
-        read_bytes=(rows + -(-rows // block["V"]) * block["H"]) * CHUNK_TOKENS * size,
-        bus_bytes=gathered + TOKENS * WIDTH * size + 2 * groups * kept * WIDTH * 4,
+        read_bytes=blocks * (block["V"] + block["H"]) * CHUNK_TOKENS * size,
+        bus_bytes=gathered + TOKENS * WIDTH * size + 2 * groups * kept * WIDTH * (3 if size == 2 else 4),
     )
 
 
@@ -144,48 +145,51 @@ def floor(work: Work, card: Card, fp32: bool) -> tuple[float, float]:
     return 1e3 * max(compute, through_l2, work.bus_bytes / card.memory_bytes), 1e3 * compute
 
 
-def builds() -> Iterator[Build]:
+def builds(target: int) -> Iterator[Build]:
+    has_tma, size_class = launch.has_tma(target // 10), launch.size_class(target // 10)
     for dtype, (weight, probs) in POINTERS.items():
         size = 2 if dtype == "bf16" else 4
         precision = {"PRECISION": launch.PRECISION[size]}
         group = {"GROUP_TOKENS": launch.GROUP_TOKENS}
         pointers = {
             "hidden": weight, "weight": weight, "bias": weight, "compact": weight, "probs": probs,
-            "grad_weight": weight, "weight_rest": weight,
+            "grad_weight": weight, "weight_rest": "*i8",
             "targets": "*i64", "columns": "*i32", "counts": "*i32", "ends": "*i32",
         }  # fmt: skip
+
+        def build(name, module, kernel, config, absent, *constants):
+            return _build(name, module, kernel, dtype, pointers, has_tma, config, absent, *constants)  # noqa: B023
+
         bare = {"bias": None, "tile_weighted": None, "tile_mass": None}
         kinds = {"forward": bare, "forward only": bare | {"probs": None}, "forward + entropy, cap": {}}
         for name, absent in kinds.items():
-            for config in (launch.FORWARD if absent else launch.FORWARD_WITH_MORE)[size]:
-                fixed = (absent, precision, {"TILE": TILE})
-                yield _build(name, forward, "forward_kernel", dtype, pointers, config, *fixed)
+            for config in launch.FORWARD[size_class][size]:
+                yield build(name, forward, "forward_kernel", config, absent, precision, {"TILE": TILE})
         tiles = {"TILE": TILE} | group
-        yield _build("energy", columns, "energy_kernel", dtype, pointers, launch.ENERGY, {}, tiles)
-        yield _build("gather", backward, "gather_kernel", dtype, pointers, launch.GATHER, {}, tiles)
-        yield _build("hidden", backward, "hidden_kernel", dtype, pointers, launch.HIDDEN[size], {}, precision, group)
+        yield build("energy", columns, "energy_kernel", launch.ENERGY, {}, tiles)
+        yield build("gather", backward, "gather_kernel", launch.GATHER, {}, tiles)
+        yield build("hidden", backward, "hidden_kernel", launch.HIDDEN[size_class][size], {}, precision, group)
         rest = {"weight_rest": None} if dtype == "fp32" else {}
         for name, absent in (
             ("weight", {"grad_bias": None} | rest),
             ("weight + bias", rest),
             ("bias", {"grad_weight": None, "weight_rest": None}),
         ):
-            yield _build(
-                name, backward, "weight_kernel", dtype, pointers, launch.WEIGHT[size], absent, precision, group
-            )
-        yield _build("scale", backward, "scale_kernel", dtype, {"gradient": weight}, launch.SCALE, {})
-    yield _build("combine", forward, "combine_kernel", "fp32", {}, launch.COMBINE, {})
-    yield _build("below", columns, "below_kernel", "fp32", {}, launch.BELOW, {}, {"LEVELS": LEVELS})
+            config = launch.WEIGHT[size_class][size]
+            yield build(name, backward, "weight_kernel", config, absent, precision, group)
+        yield _build("scale", backward, "scale_kernel", dtype, {"gradient": weight}, False, launch.SCALE, {})
+    yield _build("combine", forward, "combine_kernel", "fp32", {}, False, launch.COMBINE, {})
+    yield _build("below", columns, "below_kernel", "fp32", {}, False, launch.BELOW, {}, {"LEVELS": LEVELS})
     whole = {"counts": "*i32", "ends": "*i32", "columns": "*i32"}
-    yield _build("count", columns, "count_kernel", "fp32", whole, launch.COUNT, {})
-    yield _build("compact", columns, "compact_kernel", "fp32", whole, launch.COUNT, {})
+    yield _build("count", columns, "count_kernel", "fp32", whole, False, launch.COUNT, {})
+    yield _build("compact", columns, "compact_kernel", "fp32", whole, False, launch.COUNT, {})
 
 
 SCALARS = {"softcap": "fp32", "inverse_temperature": "fp32"}
 INTEGERS = {"n", "padded", "vocab", "width", "tiles", "first", "capacity", "groups", "size"}
 
 
-def _build(name, module, kernel, dtype, pointers, config, absent, *constants) -> Build:
+def _build(name, module, kernel, dtype, pointers, has_tma, config, absent, *constants) -> Build:
     constants = {key: value for part in constants for key, value in part.items()} | absent
     constants |= {key: value for key, value in config.items() if key.isupper()}
     signature = {}
@@ -196,12 +200,18 @@ def _build(name, module, kernel, dtype, pointers, config, absent, *constants) ->
             signature[argument] = "i32"
         else:
             signature[argument] = SCALARS.get(argument) or pointers.get(argument, "*fp32")
+    if has_tma:
+        for matrix, sides in launch.BLOCKS.get(kernel, {}).items():
+            if signature[matrix] != "constexpr":
+                height, width = (constants[side] for side in sides)
+                signature[matrix] = f"tensordesc<{signature[matrix].removeprefix('*')}[{height},{width}]>"
     options = {key: value for key, value in config.items() if key.startswith("num_")}
     blocks = " ".join(
         f"{key.removeprefix('BLOCK_')}{value}" for key, value in config.items() if key.startswith("BLOCK_")
     )
     gemm = kernel in ("forward_kernel", "hidden_kernel", "weight_kernel") and name != "bias"
-    label = f"{name} {dtype} {blocks} w{options['num_warps']}"
+    warps, stages = options["num_warps"], options.get("num_stages")
+    label = f"{name} {dtype} {blocks} w{warps}" + (f" s{stages}" if stages else "")
     return Build(label, module.__name__, kernel, signature, constants, options, gemm)
 
 
@@ -256,7 +266,7 @@ def main() -> None:
     parser.add_argument("--strict", action="store_true", help="fail where a kernel spills or does without tensor cores")
     options = parser.parse_args()
     targets = [int(target) for target in options.targets.split(",")]
-    jobs = [(build, target) for target in targets for build in builds()]
+    jobs = [(build, target) for target in targets for build in builds(target)]
     with ProcessPoolExecutor() as pool:
         reports = list(pool.map(compile_one, *zip(*jobs, strict=True)))
     print_table(reports)

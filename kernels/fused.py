@@ -53,9 +53,9 @@ class Gradients:
     hidden: Tensor | None
     """[T, H] of hidden's dtype: a token's gradient is made at once. In head_backward [n, H] float32, a chunk's."""
     weight: Tensor | None
-    """[V, H] float32, or half precision with the rest beside it."""
+    """[V, H] float32, or bfloat16 with the rest beside it."""
     weight_rest: Tensor | None
-    """[V, H] what half precision cannot hold of `weight`: the sum of both loses no more than float32's does."""
+    """[V, H] int8: eight more bits of a bfloat16 `weight`, which is then as good as a float32 sum."""
     bias: Tensor | None
     """[V] float32."""
 

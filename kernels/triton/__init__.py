@@ -3,23 +3,27 @@
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from advgame.kernels.fused import Gradients, Head, Statistics
 from advgame.kernels.triton import launch
 from advgame.kernels.triton.backward import gather_kernel, hidden_kernel, scale_kernel, weight_kernel
+from advgame.kernels.triton.blocks import blocks_of
 from advgame.kernels.triton.columns import LEVELS, below_kernel, compact_kernel, count_kernel, energy_kernel
 from advgame.kernels.triton.forward import TILE, combine_kernel
 
-CHUNK_TOKENS = 1536
+CHUNK_TOKENS = 2048
 """Tokens whose probabilities are held at a time."""
-ROUNDS = 8
+ROUNDS = 4
 """A chunk's gathered dL holds 1 / ROUNDS of the vocabulary. More columns than that take further rounds, which are
 always launched and end at once when there is nothing left for them: the host never needs to know."""
 
 
 def weight_sums(weight: Tensor) -> tuple[Tensor, Tensor | None]:
-    half = weight.element_size() == 2
-    return weight.new_zeros(weight.shape), weight.new_zeros(weight.shape) if half else None
+    """In bfloat16, with eight more bits beside it: a float32 sum, half of which is the result as it stands."""
+    if weight.dtype == torch.bfloat16:
+        return weight.new_zeros(weight.shape), weight.new_zeros(weight.shape, dtype=torch.int8)
+    return weight.new_zeros(weight.shape, dtype=torch.float32), None
 
 
 def scale(gradient: Tensor, factor: Tensor) -> None:
@@ -49,12 +53,16 @@ def head_forward(
     entropy, mass = empty(n if with_entropy else 0), empty(n if head.logit_softcap else 0)
     if n == 0:
         return Statistics(logps, lse, entropy, tile_max, mass)
+    hidden, weight = hidden.contiguous(), head.weight.contiguous()
+    if probs is not None:
+        probs = probs[: vocab * padded].view(vocab, padded)
     launch.launch_forward(
-        lambda meta: (tiles * triton.cdiv(padded, meta["BLOCK_T"]),),
-        hidden.element_size(), with_entropy or head.logit_softcap > 0,
-        hidden.contiguous(), head.weight.contiguous(), head.bias, targets.contiguous(), probs,
-        tile_max, tile_sum, tile_weighted, tile_mass, target_logit,
-        n, padded, vocab, hidden.size(1), head.logit_softcap, 1 / head.temperature,
+        lambda meta: (triton.cdiv(vocab, meta["BLOCK_V"]) * (padded // meta["BLOCK_T"]),), hidden.element_size(),
+        hidden=_blocks(hidden), weight=_blocks(weight), bias=head.bias, targets=targets.contiguous(),
+        probs=None if probs is None else _blocks(probs),
+        tile_max=tile_max, tile_sum=tile_sum, tile_weighted=tile_weighted, tile_mass=tile_mass,
+        target_logit=target_logit, n=n, padded=padded, vocab=vocab, width=hidden.size(1),
+        softcap=head.logit_softcap, inverse_temperature=1 / head.temperature,
         PRECISION=_precision(hidden), TILE=TILE,
     )  # fmt: skip
     combine_kernel[(triton.cdiv(n, launch.COMBINE["BLOCK_T"]),)](
@@ -98,42 +106,38 @@ def head_backward(
     # The gathered dL, a share of the vocabulary at a time.
     step = launch.GATHER["BLOCK_V"]
     capacity = triton.cdiv(triton.cdiv(vocab, ROUNDS), step) * step
-    compact = hidden.new_empty((groups, capacity, launch.GROUP_TOKENS))
-    kept = hidden.new_zeros((groups, launch.GROUP_TOKENS), dtype=torch.float32)
-    size, options = hidden.element_size(), {"PRECISION": _precision(hidden), "GROUP_TOKENS": launch.GROUP_TOKENS}
-    for first in range(0, vocab, capacity):
-        in_blocks = hidden.new_zeros((groups, capacity // step, launch.GROUP_TOKENS), dtype=torch.float32)
+    compact = hidden.new_empty((groups * capacity, launch.GROUP_TOKENS))
+    rounds = range(0, vocab, capacity)
+    kept = hidden.new_zeros((len(rounds), groups, capacity // step, launch.GROUP_TOKENS), dtype=torch.float32)
+    size_class, size = launch.size_class(launch.generation()), hidden.element_size()
+    common = {
+        "columns": columns, "capacity": capacity, "n": n, "vocab": vocab, "width": width, "groups": groups,
+        "PRECISION": _precision(hidden), "GROUP_TOKENS": launch.GROUP_TOKENS,
+    }  # fmt: skip
+    for index, first in enumerate(rounds):
         gather_kernel[(capacity // step, groups)](
-            *chunk, slope, targets, columns, counts, compact, in_blocks, first, capacity, n, padded, vocab,
+            *chunk, slope, targets, columns, counts, compact, kept[index], first, capacity, n, padded, vocab,
             TILE=TILE, GROUP_TOKENS=launch.GROUP_TOKENS, **launch.GATHER,
         )  # fmt: skip
-        kept += in_blocks.sum(1)
         if gradients.hidden is not None:
-            config = launch.HIDDEN[size]
+            config = launch.HIDDEN[size_class][size]
             blocks_of_tokens = launch.GROUP_TOKENS // config["BLOCK_T"]
-            hidden_kernel[(triton.cdiv(width, config["BLOCK_H"]), groups * blocks_of_tokens)](
-                compact,
-                weight,
-                columns,
-                counts,
-                gradients.hidden,
-                first,
-                capacity,
-                n,
-                vocab,
-                width,
-                **options,
-                **config,
-            )
+            launch.launch(
+                hidden_kernel, (triton.cdiv(width, config["BLOCK_H"]), groups * blocks_of_tokens), config,
+                compact=_blocks(compact), weight=weight, counts=counts, grad_hidden=gradients.hidden, first=first,
+                **common,
+            )  # fmt: skip
         if gradients.weight is not None or gradients.bias is not None:
-            config = launch.WEIGHT[size]
+            config = launch.WEIGHT[size_class][size]
             slices = triton.cdiv(width, config["BLOCK_H"]) if gradients.weight is not None else 1
-            weight_kernel[(slices, blocks)](
-                compact, hidden, columns, ends, gradients.weight, gradients.weight_rest, gradients.bias,
-                first, capacity, n, vocab, width, groups, **options, **config,
+            launch.launch(
+                weight_kernel, (slices, blocks), config,
+                compact=_blocks(compact), hidden=_blocks(hidden), ends=ends, grad_weight=gradients.weight,
+                weight_rest=gradients.weight_rest, grad_bias=gradients.bias, first=first,
+                **common,
             )  # fmt: skip
     if tail is not None and gradients.hidden is not None:
-        _subtract_tail(gradients.hidden, weight, coef, stats.mass, kept, tail)
+        _subtract_tail(gradients.hidden, weight, coef, stats.mass, kept.sum((0, 2)), tail)
 
 
 def _threshold(chunk, targets: Tensor, logps: Tensor, slope: Tensor, groups: int, vocab: int, filter_eps: float):
@@ -167,6 +171,10 @@ def _subtract_tail(grad_hidden: Tensor, weight: Tensor, coef: Tensor, mass: Tens
     for group, rows in enumerate(grad_hidden.split(launch.GROUP_TOKENS)):
         begin = group * launch.GROUP_TOKENS
         rows.addcmul_(dropped[begin : begin + len(rows), None], mean[group], value=-1)
+
+
+def _blocks(matrix: Tensor) -> TensorDescriptor | Tensor:
+    return blocks_of(matrix) if launch.has_tma(launch.generation()) else matrix
 
 
 def _padded(tokens: int) -> int:

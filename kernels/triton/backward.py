@@ -7,7 +7,7 @@ runs give the same bits.
 import triton
 import triton.language as tl
 
-from advgame.kernels.triton.product import product
+from advgame.kernels.triton.blocks import described, in_parts, product
 
 
 @triton.jit
@@ -58,7 +58,7 @@ def gather_kernel(
 
 @triton.jit
 def hidden_kernel(
-    compact,  # [groups, capacity, GROUP_TOKENS]
+    compact,  # [groups * capacity, GROUP_TOKENS] blocks
     weight,  # [V, H]
     columns,  # [groups, V]
     counts,  # [groups]
@@ -68,41 +68,39 @@ def hidden_kernel(
     n,
     vocab,
     width,
+    groups,
     PRECISION: tl.constexpr,
     GROUP_TOKENS: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    PART_H: tl.constexpr,
 ):
+    compact = described(compact, groups * capacity, GROUP_TOKENS, BLOCK_V, BLOCK_T)
     group, begin = tl.program_id(1) // (GROUP_TOKENS // BLOCK_T), tl.program_id(1) % (GROUP_TOKENS // BLOCK_T) * BLOCK_T
-    inside = begin + tl.arange(0, BLOCK_T)
-    tokens = group * GROUP_TOKENS + inside
-    out = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    tokens = group * GROUP_TOKENS + begin + tl.arange(0, BLOCK_T)
+    first_out = tl.program_id(0) * BLOCK_H
+    out = first_out + tl.arange(0, BLOCK_H)
     count = min(tl.load(counts + group) - first, capacity)
     if (count > 0) & (group * GROUP_TOKENS + begin < n):
         total = tl.zeros([BLOCK_T, BLOCK_H], tl.float32)
         for k in range(0, count, BLOCK_V):
             places = k + tl.arange(0, BLOCK_V)
-            real_column = places < count
-            column = tl.load(columns + group * vocab + first + places, mask=real_column, other=0)
-            from_compact = compact + (group * capacity + places).to(tl.int64)[None, :] * GROUP_TOKENS + inside[:, None]
-            d = tl.load(from_compact, mask=real_column[None, :], other=0.0)
+            column = tl.load(columns + group * vocab + first + places, mask=places < count, other=0)
             from_weight = weight + column.to(tl.int64)[:, None] * width + out[None, :]
-            w = tl.load(from_weight, mask=real_column[:, None] & (out < width)[None, :], other=0.0)
-            total = product(d, w, total, PRECISION)
-        to = grad_hidden + tokens.to(tl.int64)[:, None] * width + out[None, :]
-        mask = (tokens < n)[:, None] & (out < width)[None, :]
-        tl.store(to, tl.load(to, mask=mask, other=0.0) + total, mask=mask)
+            w = tl.load(from_weight, mask=(places < count)[:, None] & (out < width)[None, :], other=0.0)
+            total = product(compact.load([group * capacity + k, begin]).T, w, total, PRECISION)
+        add_to_rows(total, grad_hidden, None, tokens, tokens < n, first_out, width, PART_H)
 
 
 @triton.jit
 def weight_kernel(
-    compact,  # [groups, capacity, GROUP_TOKENS]
-    hidden,  # [n, H]
+    compact,  # [groups * capacity, GROUP_TOKENS] blocks
+    hidden,  # [n, H] blocks
     columns,  # [groups, V]
     ends,  # [groups, blocks] kept columns up to and with each block of the vocabulary
     grad_weight,  # [V, H], added to; or None
-    weight_rest,  # [V, H] what grad_weight's half precision cannot hold; None for float32
+    weight_rest,  # [V, H] int8, the lower bits of a bfloat16 grad_weight; or None
     grad_bias,  # [V] float32, added to; or None
     first,
     capacity,
@@ -115,47 +113,60 @@ def weight_kernel(
     BLOCK_V: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_T: tl.constexpr,
+    PART_H: tl.constexpr,
 ):
-    """A program owns a block of the vocabulary and adds one group after the other to the rows that it keeps there."""
+    """A program owns a block of the vocabulary and adds one group after the other to the rows that it keeps there.
+
+    Blocks of dL run over its end. What comes of that is in rows that are not stored."""
+    compact = described(compact, groups * capacity, GROUP_TOKENS, BLOCK_V, BLOCK_T)
+    hidden = described(hidden, n, width, BLOCK_T, BLOCK_H)
     block = tl.program_id(1)
-    out = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    first_out = tl.program_id(0) * BLOCK_H
     for group in range(groups):
         of_group = ends + group * tl.num_programs(1) + block
         begin = max(tl.load(of_group - 1, mask=block > 0, other=0) - first, 0)
         end = min(tl.load(of_group) - first, capacity)
         for k in range(begin, end, BLOCK_V):
-            places = k + tl.arange(0, BLOCK_V)
-            real_column = places < end
-            column = tl.load(columns + group * vocab + first + places, mask=real_column, other=0)
-            from_compact = compact + (group * capacity + places).to(tl.int64)[:, None] * GROUP_TOKENS
             total = tl.zeros([BLOCK_V, BLOCK_H], tl.float32)
             sums = tl.zeros([BLOCK_V], tl.float32)
             for t in range(0, min(GROUP_TOKENS, n - group * GROUP_TOKENS), BLOCK_T):
-                inside = t + tl.arange(0, BLOCK_T)
-                tokens = group * GROUP_TOKENS + inside
-                d = tl.load(from_compact + inside[None, :], mask=real_column[:, None], other=0.0)
+                d = compact.load([group * capacity + k, t])
                 if grad_weight is not None:
-                    from_hidden = hidden + tokens.to(tl.int64)[:, None] * width + out[None, :]
-                    x = tl.load(from_hidden, mask=(tokens < n)[:, None] & (out < width)[None, :], other=0.0)
-                    total = product(d, x, total, PRECISION)
+                    total = product(d, hidden.load([group * GROUP_TOKENS + t, first_out]), total, PRECISION)
                 if grad_bias is not None:
                     sums += tl.sum(d.to(tl.float32), 1)
+            places = k + tl.arange(0, BLOCK_V)
+            real = places < end
+            column = tl.load(columns + group * vocab + first + places, mask=real, other=0)
             if grad_weight is not None:
-                to = grad_weight + column.to(tl.int64)[:, None] * width + out[None, :]
-                mask = real_column[:, None] & (out < width)[None, :]
-                total += tl.load(to, mask=mask, other=0.0).to(tl.float32)
-                rounded = total
-                if weight_rest is not None:
-                    to_rest = weight_rest + column.to(tl.int64)[:, None] * width + out[None, :]
-                    total += tl.load(to_rest, mask=mask, other=0.0).to(tl.float32)
-                    rounded = total.to(grad_weight.dtype.element_ty)
-                    tl.store(to_rest, (total - rounded.to(tl.float32)).to(weight_rest.dtype.element_ty), mask=mask)
-                tl.store(to, rounded, mask=mask)
+                add_to_rows(total, grad_weight, weight_rest, column, real, first_out, width, PART_H)
             if grad_bias is not None:  # noqa: SIM102, the outer one is decided at compile time
                 if tl.program_id(0) == 0:
                     to_bias = grad_bias + column
-                    tl.store(to_bias, tl.load(to_bias, mask=real_column, other=0.0) + sums, mask=real_column)
+                    tl.store(to_bias, tl.load(to_bias, mask=real, other=0.0) + sums, mask=real)
         tl.debug_barrier()  # the next group may add to the same rows from other threads
+
+
+@triton.jit
+def add_to_rows(total, gradient, rest, rows, real, first, width, PART_H: tl.constexpr):
+    """Adds `total` to rows of `gradient`, from column `first` on. Of a float32 sum that is kept in bfloat16 and `rest`,
+    the one has the upper half, rounded, and the other what is to be added to the next eight bits."""
+    parts = in_parts(total, PART_H)
+    for part in tl.static_range(total.shape[1] // PART_H):
+        out = first + part * PART_H + tl.arange(0, PART_H)
+        place = rows.to(tl.int64)[:, None] * width + out[None, :]
+        mask = real[:, None] & (out < width)[None, :]
+        before = tl.load(gradient + place, mask=mask, other=0.0)
+        if rest is None:
+            after = (before.to(tl.float32) + parts[part]).to(gradient.dtype.element_ty)
+        else:
+            upper = before.to(tl.int16, bitcast=True).to(tl.int32) << 16
+            lower = tl.load(rest + place, mask=mask, other=0).to(tl.int32) << 8
+            sums = (upper + lower).to(tl.float32, bitcast=True) + parts[part]
+            bits = tl.where(sums == sums, sums.to(tl.int32, bitcast=True) + (1 << 7), 0x7FC00000)  # NaN stays NaN
+            tl.store(rest + place, (bits >> 8).to(tl.int8), mask=mask)
+            after = ((bits + (1 << 15)) >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
+        tl.store(gradient + place, after, mask=mask)
 
 
 @triton.jit

@@ -8,85 +8,86 @@ the usual layout is then contiguous, and gathering active columns moves whole ca
 import triton
 import triton.language as tl
 
-from advgame.kernels.triton.product import product
+from advgame.kernels.triton.blocks import described, in_parts, product
 
-TILE = 128
-"""Vocabulary rows whose probabilities share a maximum; the forward kernel's block of rows."""
+TILE = 64
+"""Vocabulary rows whose probabilities share a maximum: as much of a block's logits as is worked on at a time."""
 
 
 @triton.jit
 def forward_kernel(
-    hidden,  # [n, H]
+    hidden,  # [n, H] blocks, as the next one
     weight,  # [V, H]
     bias,  # [V] or None
     targets,  # [n] int64
-    probs,  # [V, padded] or None: receives exp(logit - max of the tile), times the soft-cap's slope
+    probs,  # [V, padded] blocks, or None: receives exp(logit - max of the tile), times the soft-cap's slope
     tile_max,  # [tiles, padded] float32; the next three alike
     tile_sum,  # sum of exp(logit - max)
     tile_weighted,  # sum of exp(logit - max) (logit - max), for the entropy; or None
     tile_mass,  # sum of what is stored, where the logits are capped; or None
     target_logit,  # [n] float32
     n,
-    padded,
+    padded,  # n, made a multiple of BLOCK_T
     vocab,
     width,
     softcap,
     inverse_temperature,
     PRECISION: tl.constexpr,
     TILE: tl.constexpr,
+    BLOCK_V: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_H: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    # Tiles of the vocabulary in groups, all tokens of one group before the next: the group's weights stay in L2.
-    tiles, blocks = tl.cdiv(vocab, TILE), tl.cdiv(padded, BLOCK_T)
-    first = tl.program_id(0) // (GROUP * blocks) * GROUP
-    members = min(tiles - first, GROUP)
-    inside = tl.program_id(0) % (GROUP * blocks)
-    tile, block = first + inside % members, inside // members
-
-    rows = tile * TILE + tl.arange(0, TILE)
-    tokens = block * BLOCK_T + tl.arange(0, BLOCK_T)
-    real_row, real_token = rows < vocab, tokens < n
-    weight_rows = weight + rows.to(tl.int64)[:, None] * width
-    hidden_rows = hidden + tokens.to(tl.int64)[None, :] * width
-    logits = tl.zeros([TILE, BLOCK_T], tl.float32)
-    for k in range(0, width, BLOCK_H):
-        columns = k + tl.arange(0, BLOCK_H)
-        inside_width = columns < width
-        w = tl.load(weight_rows + columns[None, :], mask=real_row[:, None] & inside_width[None, :], other=0.0)
-        x = tl.load(hidden_rows + columns[:, None], mask=real_token[None, :] & inside_width[:, None], other=0.0)
-        logits = product(w, x, logits, PRECISION)
-
-    if bias is not None:
-        logits += tl.load(bias + rows, mask=real_row, other=0.0).to(tl.float32)[:, None]
-    if tile_mass is not None:
-        # tanh from exp of what is never positive: no overflow
-        e = tl.exp(-2 * tl.abs(logits) / softcap)
-        tanh = tl.where(logits < 0, -1.0, 1.0) * (1 - e) / (1 + e)
-        slope = 1 - tanh * tanh
-        logits = softcap * tanh
-    logits = tl.where(real_row[:, None], logits * inverse_temperature, float("-inf"))
-
-    target = tl.load(targets + tokens, mask=real_token, other=-1)
-    hit = rows[:, None] == target[None, :]
-    picked = tl.sum(tl.where(hit, logits, 0.0), 0)
-    tl.store(target_logit + tokens, picked, mask=(target >= tile * TILE) & (target < (tile + 1) * TILE))
-
-    largest = tl.maximum(tl.max(logits, 0), -3.4e38)  # finite, so that -inf - largest is -inf and not NaN
-    shifted = logits - largest[None, :]
-    e = tl.exp(shifted)
-    place = tile * padded + tokens
-    tl.store(tile_max + place, largest, mask=tokens < padded)
-    tl.store(tile_sum + place, tl.sum(e, 0), mask=tokens < padded)
-    if tile_weighted is not None:
-        tl.store(tile_weighted + place, tl.sum(tl.where(e > 0, e * shifted, 0.0), 0), mask=tokens < padded)
-    if tile_mass is not None:
-        e *= slope
-        tl.store(tile_mass + place, tl.sum(e, 0), mask=tokens < padded)
+    hidden = described(hidden, n, width, BLOCK_T, BLOCK_H)
+    weight = described(weight, vocab, width, BLOCK_V, BLOCK_H)
     if probs is not None:
-        to = probs + rows.to(tl.int64)[:, None] * padded + tokens[None, :]
-        tl.store(to, e.to(probs.dtype.element_ty), mask=real_row[:, None] & (tokens < padded)[None, :])
+        probs = described(probs, vocab, padded, TILE, BLOCK_T)
+
+    # Blocks of the vocabulary in groups, all tokens of one group before the next: the group's weights stay in L2.
+    of_vocab, of_tokens = tl.cdiv(vocab, BLOCK_V), padded // BLOCK_T
+    first = tl.program_id(0) // (GROUP * of_tokens) * GROUP
+    members = min(of_vocab - first, GROUP)
+    inside = tl.program_id(0) % (GROUP * of_tokens)
+    first_row, first_token = (first + inside % members) * BLOCK_V, inside // members * BLOCK_T
+
+    total = tl.zeros([BLOCK_T, BLOCK_V], tl.float32)
+    for k in range(0, width, BLOCK_H):
+        total = product(hidden.load([first_token, k]), weight.load([first_row, k]).T, total, PRECISION)
+
+    # Tokens are the accumulator's rows: a thread holds much of a token's tile, and sums it up without the others.
+    tokens = first_token + tl.arange(0, BLOCK_T)
+    target = tl.load(targets + tokens, mask=tokens < n, other=-1)
+    parts = in_parts(total, TILE)
+    for part in tl.static_range(BLOCK_V // TILE):
+        row = first_row + part * TILE
+        rows = row + tl.arange(0, TILE)
+        logits = parts[part]
+        if bias is not None:
+            logits += tl.load(bias + rows, mask=rows < vocab, other=0.0).to(tl.float32)[None, :]
+        if tile_mass is not None:
+            # tanh from exp of what is never positive: no overflow
+            e = tl.exp(-2 * tl.abs(logits) / softcap)
+            tanh = tl.where(logits < 0, -1.0, 1.0) * (1 - e) / (1 + e)
+            slope = 1 - tanh * tanh
+            logits = softcap * tanh
+        logits = tl.where((rows < vocab)[None, :], logits * inverse_temperature, float("-inf"))
+        tl.store(target_logit + tokens[:, None] + 0 * rows[None, :], logits, mask=rows[None, :] == target[:, None])
+
+        largest = tl.maximum(tl.max(logits, 1), -3.4e38)  # finite, so that -inf - largest is -inf and not NaN
+        shifted = logits - largest[:, None]
+        e = tl.exp(shifted)
+        place = row // TILE * padded + tokens
+        real = tokens < tl.where(row < vocab, padded, 0)  # the last block has tiles beyond the vocabulary
+        tl.store(tile_max + place, largest, mask=real)
+        tl.store(tile_sum + place, tl.sum(e, 1), mask=real)
+        if tile_weighted is not None:
+            tl.store(tile_weighted + place, tl.sum(tl.where(e > 0, e * shifted, 0.0), 1), mask=real)
+        if tile_mass is not None:
+            e *= slope
+            tl.store(tile_mass + place, tl.sum(e, 1), mask=real)
+        if probs is not None:
+            probs.store([row, first_token], e.to(probs.dtype).T)
 
 
 @triton.jit

@@ -45,6 +45,33 @@ def test_groups_and_chunks_of_tokens():
     assert all(error(a, e) < 3e-5 for a, e in zip(actual, expected, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the card decides")
+def test_blocks_by_pointer_are_those_by_descriptor(dtype):
+    from advgame.kernels.triton import launch
+
+    p = problem([40, 50], dtype=dtype)
+    _, by_descriptor = gradients(linear_preference_loss, p, backend="triton")
+    with unittest.mock.patch.object(launch, "has_tma", lambda generation: False):
+        _, by_pointer = gradients(linear_preference_loss, p, backend="triton")
+    assert all(torch.equal(a, b) for a, b in zip(by_descriptor, by_pointer, strict=True))
+
+
+def test_a_width_that_descriptors_cannot_address():
+    """Rows of 9 numbers do not begin at multiples of 16 bytes."""
+    p = problem([5, 9], hidden=9)
+    _, expected = gradients(linear_preference_loss, in_float64(p), backend="eager")
+    _, actual = gradients(linear_preference_loss, p, backend="triton", filter_eps=0.0)
+    assert all(error(a, e) < 3e-5 for a, e in zip(actual, expected, strict=True))
+
+
+def test_a_weights_gradient_that_is_not_a_number_stays_so():
+    p = problem([5, 9], dtype=torch.bfloat16)
+    p["hidden"][0] = float("nan")
+    _, (gradient,) = gradients(linear_preference_loss, p, ["weight"], backend="triton", filter_eps=0.0)
+    assert gradient.isnan().all()
+
+
 def test_picks_triton_for_cuda_tensors_only(monkeypatch):
     tensor = torch.zeros(1, device="cpu")
     assert resolve_backend(None, tensor) in ("cpu", "eager")
