@@ -147,3 +147,9 @@ def test_every_kernel_compiles_without_spills(target, tmp_path):
     root = Path(__file__).parents[2]
     run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_float16_is_refused():
+    """Its gradients by the logits would underflow."""
+    with pytest.raises(ValueError, match=r"backend='triton' takes float32 and bfloat16, got torch.float16"):
+        linear_preference_loss(**problem([2, 2], dtype=torch.float16), backend="triton")
