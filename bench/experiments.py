@@ -115,14 +115,14 @@ def summary(results: list[dict]) -> dict[str, dict[str, list[float]]]:
 
 def print_table(arms: dict, before: dict[str, float], seeds: int) -> None:
     table = Table(title=f"arena, mean ± standard deviation over {seeds} seeds", title_justify="left")
-    table.add_column("")
-    for arm in ("before", *arms):
-        table.add_column(arm, justify="right")
-    for name in MEASURES:
-        cells = [f"{arms[arm][name][0]:.2f} ± {arms[arm][name][1]:.2f}" for arm in arms]
-        table.add_row(name, f"{before[name]:.2f}", *cells)
-    table.add_row("seconds of one core", "", *(f"{arms[arm]['seconds'][0]:.0f}" for arm in arms))
-    Console(width=170).print(table)
+    table.add_column("", no_wrap=True)
+    for name in (*MEASURES, "seconds of one core"):
+        table.add_column(name, justify="right")
+    table.add_row("before", *(f"{before[name]:.2f}" for name in MEASURES), "")
+    for arm, values in arms.items():
+        cells = [f"{values[name][0]:.2f} ± {values[name][1]:.2f}" for name in MEASURES]
+        table.add_row(arm, *cells, f"{values['seconds'][0]:.0f}")
+    Console(width=140).print(table)
 
 
 def draw(arms: dict, before: dict[str, float], file: Path) -> None:
