@@ -122,7 +122,7 @@ def print_table(arms: dict, before: dict[str, float], seeds: int) -> None:
     for arm, values in arms.items():
         cells = [f"{values[name][0]:.2f} ± {values[name][1]:.2f}" for name in MEASURES]
         table.add_row(arm, *cells, f"{values['seconds'][0]:.0f}")
-    Console(width=140).print(table)
+    Console(width=150).print(table)
 
 
 def draw(arms: dict, before: dict[str, float], file: Path) -> None:

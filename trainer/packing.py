@@ -59,10 +59,10 @@ class Pack:
 
 
 def families(prompts: list[list[int]]) -> list[Family]:
-    """The families that leave the fewest tokens.
+    """Families that save the most tokens, of those that are stretches of the prompts' alphabetical order.
 
-    In the order of their tokens, what prompts i to j have in common is the least that neighbours among them have. So
-    families are stretches of that order, and the best ones up to a prompt come from the best ones up to an earlier one.
+    What prompts i to j have in common is the least that neighbours among them have, and the best families up to a
+    prompt come from the best ones up to an earlier one.
     """
     order = sorted(range(len(prompts)), key=lambda i: prompts[i])
     common = [_common_prefix(prompts[i], prompts[j]) for i, j in pairwise(order)]

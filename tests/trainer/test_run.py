@@ -249,7 +249,7 @@ def test_packs_that_cannot_hold_a_pair_are_refused_before_any_work(tmp_path, pla
         (["judge.kind=model", "judge.model=nowhere"], "judge.model: model nowhere: neither"),
         (["judge.kind=arena"], r"judge.kind=arena: cannot read the seed 'How .* set seeds.files=\[arena.jsonl\]"),
         (["attacker.sampling.max_new_tokens=1000"], r"attacker.sampling.max_new_tokens=1000: .* set it to \d+ or less"),
-        (["attacker.sampling.max_new_tokens=900", "defender.sampling.max_new_tokens=200"], "defender.sampling.max_new"),
+        (["attacker.sampling.max_new_tokens=800", "defender.sampling.max_new_tokens=250"], "defender.sampling.max_new"),
     ],
 )
 def test_what_cannot_be_played_to_the_end_is_refused_before_any_work(tmp_path, overrides, message):
