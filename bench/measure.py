@@ -15,9 +15,12 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def alternate(contenders: dict[str, Callable[[], object]], repeat: int) -> dict[str, float]:
-    """Median seconds of each, after a warm-up; they take turns, so that a drifting machine is unfair to nobody."""
-    for run in contenders.values():
+def alternate(contenders: dict[str, Callable[[], object]], repeat: int, warm_up: bool = True) -> dict[str, float]:
+    """Median seconds of each; they take turns, so that a drifting machine is unfair to nobody.
+
+    warm_up: each runs once before it is timed; False for those that have just run.
+    """
+    for run in contenders.values() if warm_up else ():
         run()
     seconds = {name: [] for name in contenders}
     for _ in range(repeat):

@@ -16,10 +16,6 @@ from advgame.trainer.prompts import Prompts, chat_ids
 from advgame.trainer.sampler import Prompt, sample
 from advgame.trainer.seeds import deal, read_seeds
 
-SEEDS, ANSWERED = 4, 6
-"""Seeds of a step, half of them harmful; and how many of their two rewrites each yield a pair of responses: in a game
-some are unfaithful, and some responses are judged alike."""
-
 
 @dataclass(frozen=True)
 class Case:
@@ -39,11 +35,11 @@ class Endless(Policy):
         return [-1]
 
 
-def smollm2() -> Case:
-    return _case("SmolLM2-135M", Endless(**vars(load_policy("smollm2-135m"))))
+def smollm2(pairs: int) -> Case:
+    return _case(pairs, "SmolLM2-135M", Endless(**vars(load_policy("smollm2-135m"))))
 
 
-def large_vocabulary() -> Case:
+def large_vocabulary(pairs: int) -> Case:
     """30M parameters, nearly all of them around a vocabulary of 152,064: random, but its logits spread like
     those of a trained model (about 3 nats a token). Embedding and head are apart: tied, a random one repeats itself."""
     state = torch.random.get_rng_state()
@@ -56,7 +52,7 @@ def large_vocabulary() -> Case:
     with torch.no_grad():
         model.get_output_embeddings().weight.normal_(std=4.2 / 96**0.5)
     torch.random.set_rng_state(state)
-    return _case("30M parameters, V = 152,064", Endless(model, load_policy("smollm2-135m").tokenizer))
+    return _case(pairs, "30M parameters, V = 152,064", Endless(model, load_policy("smollm2-135m").tokenizer))
 
 
 QWEN = {  # name: hidden size, layers, heads, key heads, intermediate size
@@ -69,7 +65,7 @@ BYTES_PER_PARAMETER = 2 * (4 + 4 + 8 + 4)
 """Of two players: weights, moving average, AdamW and gradient."""
 
 
-def qwen() -> Case:
+def qwen(pairs: int) -> Case:
     """A random model of Qwen2.5's shape, the largest that two players of leave 40% of the card free; random prompts."""
     card = torch.cuda.get_device_properties(0).total_memory
     name = None
@@ -91,33 +87,36 @@ def qwen() -> Case:
     tokens = lambda count: torch.randint(150000, (count,), generator=generator).tolist()  # noqa: E731
     instructions, opening = [tokens(230), tokens(230)], tokens(20)  # harmful and benign; the chat template's
     inputs = {
-        "attacker": [instructions[i % 2] + tokens(20) for i in range(8)],
-        "defender": [opening + tokens(60) for _ in range(16)],
+        "attacker": [instructions[i % 2] + tokens(20) for i in range(pairs)],
+        "defender": [opening + tokens(60) for _ in range(pairs)],
     }
     return Case(f"Qwen2.5-{name} shape", policy, *(_pairs(policy, inputs[player], 250, player) for player in inputs))
 
 
-def _case(name: str, policy: Policy) -> Case:
-    """An attacker's pair for each seed, a defender's for each of some rewrites, at temperature 0.6 and top-p 0.9."""
+def _case(pairs: int, name: str, policy: Policy) -> Case:
+    """An attacker's pair for each seed, a defender's for as many rewrites, at temperature 0.6 and top-p 0.9.
+
+    Seeds are of one kind: they share an instruction, as several of a larger batch do.
+    """
     prompts = Prompts()
-    seeds = deal(read_seeds(["harmful.jsonl", "benign.jsonl"]), 0, SEEDS, seed=0)
+    seeds = deal(read_seeds(["harmful.jsonl"]), 0, pairs, seed=0)
     texts = [prompts.attacker(seed.category, "think_prompt", seed.prompt) for seed in seeds]
     version = hashlib.sha256(repr([policy.model.config.vocab_size, *texts]).encode()).hexdigest()[:12]
     file = cache_folder() / f"bench-pairs-{version}.json"
     if not file.exists():
-        pairs = _sample(policy, prompts, texts)
-        file.write_text(json.dumps([[dataclasses.asdict(pair) for pair in part] for part in pairs]))
+        sampled = _sample(policy, prompts, texts)
+        file.write_text(json.dumps([[dataclasses.asdict(pair) for pair in part] for part in sampled]))
     attacker, defender = (
-        [Pair(**pair | {key: Rollout(**pair[key]) for key in ("chosen", "rejected")}) for pair in pairs]
-        for pairs in json.loads(file.read_text())
+        [Pair(**pair | {key: Rollout(**pair[key]) for key in ("chosen", "rejected")}) for pair in part]
+        for part in json.loads(file.read_text())
     )
     return Case(name, policy, attacker, defender)
 
 
 def _sample(policy: Policy, prompts: Prompts, texts: list[str]) -> tuple[list[Pair], list[Pair]]:
     attacker = _pairs(policy, [chat_ids(policy.tokenizer, text) for text in texts], 200, "attacker")
-    rewrites = [rollout.token_ids[:90] for pair in attacker for rollout in (pair.chosen, pair.rejected)][:ANSWERED]
-    inputs = [prompts.defender("any", "", policy.tokenizer.decode(ids)) for ids in rewrites]
+    rewrites = [rollout.token_ids[:90] for pair in attacker for rollout in (pair.chosen, pair.rejected)]
+    inputs = [prompts.defender("any", "", policy.tokenizer.decode(ids)) for ids in rewrites[: len(texts)]]
     return attacker, _pairs(policy, [chat_ids(policy.tokenizer, text) for text in inputs], 250, "defender")
 
 

@@ -182,7 +182,7 @@ def bench(case: Case, budget: int, repeat: int) -> dict:
         results.append(Result(name, 0.0, extra, *count(), distance / norm))
     del expected
     timed = {name: lambda backward=backward: steps(players, backward) for name, backward in LADDER.items()}
-    for result, seconds in zip(results, alternate(timed, repeat).values(), strict=True):
+    for result, seconds in zip(results, alternate(timed, repeat, warm_up=False).values(), strict=True):
         result.seconds = seconds
     sampled = [len(ids) for _, pairs in players for pair in pairs for ids in (pair.chosen.token_ids, pair.rejected_ids)]
     return {
@@ -311,6 +311,8 @@ def main() -> None:
     cases = {"smollm2-135m": smollm2, "large-vocabulary": large_vocabulary, "qwen": qwen}
     usual = "qwen" if torch.cuda.is_available() else "smollm2-135m,large-vocabulary"
     parser.add_argument("--model", default=usual, help=f"of {', '.join(cases)} (as large as the GPU takes)")
+    few = 16 if torch.cuda.is_available() else 2
+    parser.add_argument("--pairs", type=int, default=few, help=f"of the attacker, and as many of the defender ({few})")
     parser.add_argument("--tokens-per-pack", type=int, default=1024)
     parser.add_argument("--repeat", type=int, default=5, help="timed runs of each")
     parser.add_argument("--json", type=Path, default=Path("runs/bench/step.json"), help="results; the plot goes beside")
@@ -323,7 +325,7 @@ def main() -> None:
     options.json.parent.mkdir(parents=True, exist_ok=True)
     reports = []
     for name in options.model.split(","):
-        case = cases[name]()
+        case = cases[name](options.pairs)
         with torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_available()):
             reports.append(bench(case, options.tokens_per_pack, options.repeat))
         print_table(reports[-1])
