@@ -302,7 +302,7 @@ def draw(reports: list[dict], file: Path) -> None:
         for y, value in enumerate(seconds):
             axes.text(value, y, f" {value:.2f} s, {seconds[0] / value:.1f}×", va="center")
         axes.invert_yaxis()
-        axes.set(title=report["case"], xlabel="a step of both players, s", xlim=(0, 1.2 * max(seconds)))
+        axes.set(title=report["case"], xlabel="a step of both players, s", xlim=(0, 1.3 * max(seconds)))
     figure.savefig(file, dpi=120)
 
 
