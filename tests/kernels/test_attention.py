@@ -53,7 +53,7 @@ def inputs(tokens: int, heads: int, key_heads: int, width: int, dtype, seed: int
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(forests(), st.sampled_from([(4, 4), (6, 2), (3, 1)]), st.sampled_from([None, 0.7]), st.integers(0, 99))
 def test_equals_attention_under_the_mask(forest, heads, scale, seed):
     layout = prefix_tree(*forest, CPU)

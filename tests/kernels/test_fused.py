@@ -69,7 +69,7 @@ def test_exact_mode_equals_the_oracle(vocab, options):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "cpu without AMX"], indirect=True)  # the interpreter is too slow
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=5),
     chunk=st.sampled_from([1, 7, 64, 512]),
