@@ -1,11 +1,13 @@
 // Large float32 buffers that are kept for the next call when they are freed, as a GPU's caching allocator does: on a
-// CPU the page faults of fresh memory can cost as much as the GEMM whose result goes there.
+// CPU the page faults of fresh memory can cost as much as the GEMM whose result goes there. A call of another size takes
+// the smallest that is large enough; when none is, the largest makes room for a new one.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <tuple>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -53,19 +55,23 @@ at::Tensor pooled(at::IntArrayRef shape, bool zeroed) {
 #if defined(__linux__)
   const size_t wanted = c10::multiply_integers(shape) * sizeof(float);
   if (wanted >= 2 * kHugePage) {
-    const size_t bytes = (wanted + kHugePage - 1) / kHugePage * kHugePage;
+    size_t bytes = (wanted + kHugePage - 1) / kHugePage * kHugePage;
     void* block = nullptr;
     {
       std::lock_guard lock(pool().mutex);
-      if (auto found = pool().blocks.find(bytes); found != pool().blocks.end()) {
-        block = found->second;
-        pool().blocks.erase(found);
+      auto& blocks = pool().blocks;
+      if (auto found = blocks.lower_bound(bytes); found != blocks.end()) {
+        std::tie(bytes, block) = *found;
+        blocks.erase(found);
+      } else if (!blocks.empty()) {
+        munmap(blocks.rbegin()->second, blocks.rbegin()->first);
+        blocks.erase(std::prev(blocks.end()));
       }
     }
     if (block == nullptr) {
       block = map_pages(bytes);
     } else if (zeroed) {
-      clear(block, bytes);
+      clear(block, wanted);
     }
     const auto give_back = [bytes](void* p) {
       std::lock_guard lock(pool().mutex);
