@@ -13,9 +13,8 @@ import dataclasses
 import json
 import unittest.mock
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -31,6 +30,7 @@ from transformers import PreTrainedModel
 
 from advgame.kernels import linear_preference_loss
 from advgame.kernels.fused import release_buffers
+from advgame.trainer import learner as trainer_learner
 from advgame.trainer import packing
 from advgame.trainer.config import LossConfig, OptimizerConfig, PlayerConfig
 from advgame.trainer.learner import Learner, accumulate, make_learner, update_ema
@@ -116,10 +116,11 @@ def nothing_shared() -> Iterator[None]:
         yield
 
 
-def shared_prompts(learner: Learner, pairs: list[Pair]) -> None:
-    """The prompt of a pair once, what several prompts begin with once for each."""
-    with nothing_shared():
-        trainers("recompute", LossConfig().filter_eps)(learner, pairs)
+@contextmanager
+def everything_kept() -> Iterator[None]:
+    """Backward passes find all activations where the forward pass left them."""
+    with unittest.mock.patch.object(trainer_learner, "recomputing", lambda *_: nullcontext()):
+        yield
 
 
 def fused_loss(hidden: Tensor, model: PreTrainedModel, pairs: list[Pair], reference_logps: Tensor, backend: str | None):
@@ -133,13 +134,16 @@ def fused_loss(hidden: Tensor, model: PreTrainedModel, pairs: list[Pair], refere
     )  # fmt: skip
 
 
-def trainers(reference: str, filter_eps: float) -> Backward:
-    """What the trainer does."""
+def trainers(reference: str, *without, filter_eps: float = LossConfig().filter_eps) -> Backward:
+    """What the trainer does, `without` some of its ideas."""
 
     def backward(learner: Learner, pairs: list[Pair]) -> None:
         config = copy.deepcopy(learner.config)
         config.reference, config.loss.filter_eps = reference, filter_eps
-        accumulate(dataclasses.replace(learner, config=config), pairs)
+        with ExitStack() as stack:
+            for idea in without:
+                stack.enter_context(idea())
+            accumulate(dataclasses.replace(learner, config=config), pairs)
 
     return backward
 
@@ -150,10 +154,11 @@ LADDER: dict[str, Backward] = {
     "+ response tokens only": padded_step("eager"),
     "+ fused, compacted loss": padded_step(None),
     "+ packing": packed_step,
-    "+ shared prompts": shared_prompts,
-    "+ shared instructions": trainers("recompute", LossConfig().filter_eps),
-    "+ rollout reference: ours": trainers("rollout", LossConfig().filter_eps),
-    "ours, exact": trainers("recompute", 0.0),
+    "+ shared prompts": trainers("recompute", nothing_shared, everything_kept),
+    "+ shared instructions": trainers("recompute", everything_kept),
+    "+ rollout reference": trainers("rollout", everything_kept),
+    "+ norms, gates recomputed: ours": trainers("rollout"),
+    "ours, exact": trainers("recompute", filter_eps=0.0),
 }
 """Each step has one idea more than the one above; the last one is the trainer's with nothing approximated."""
 
@@ -288,22 +293,30 @@ def print_table(report: dict) -> None:
 
 
 def draw(reports: list[dict], file: Path) -> None:
-    """A waterfall a case: what each idea takes off the step's time."""
+    """Two waterfalls a case: what each idea takes off the step's time and off its memory."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.5 * len(reports), 4), layout="constrained")
-    for place, report in enumerate(reports, start=1):
-        axes = figure.add_subplot(1, len(reports), place)
+    figure = Figure(figsize=(12, 3.8 * len(reports)), layout="constrained")
+    grid = figure.subplots(len(reports), 2, squeeze=False, sharey="row")
+    for (left, right), report in zip(grid, reports, strict=True):
         rows = [row for row in report["results"] if row["name"] != "ours, exact"]
-        seconds = [row["seconds"] for row in rows]
         names = [row["name"] for row in rows]
-        axes.barh(names, seconds, color="tab:blue")
-        axes.barh(names[1:], [before - after for before, after in pairwise(seconds)], left=seconds[1:], alpha=0.25)
-        for y, value in enumerate(seconds):
-            axes.text(value, y, f" {value:.2f} s, {seconds[0] / value:.1f}×", va="center")
-        axes.invert_yaxis()
-        axes.set(title=report["case"], xlabel="a step of both players, s", xlim=(0, 1.3 * max(seconds)))
+        waterfall(left, names, [row["seconds"] for row in rows], "a step of both players, s", "{:.2f}")
+        memory = [row["extra_bytes"] / 2**20 for row in rows]
+        waterfall(right, names, memory, "peak above weights and optimiser, MiB", "{:,.0f}")
+        left.set_title(report["case"], loc="left")
+        left.invert_yaxis()
     figure.savefig(file, dpi=120)
+
+
+def waterfall(axes, names: list[str], values: list[float], label: str, number: str) -> None:
+    axes.barh(names, values, color="tab:blue")
+    for name, before, after in zip(names[1:], values, values[1:], strict=False):
+        axes.barh(name, before - after, left=after, color="tab:blue" if before > after else "tab:red", alpha=0.25)
+    for place, value in enumerate(values):
+        end, times = max(values[max(place - 1, 0)], value), values[0] / value
+        axes.text(end, place, f" {number.format(value)}, {times:.1f}×", va="center")
+    axes.set(xlabel=label, xlim=(0, 1.3 * max(values)))
 
 
 def main() -> None:
@@ -311,7 +324,7 @@ def main() -> None:
     cases = {"smollm2-135m": smollm2, "large-vocabulary": large_vocabulary, "qwen": qwen}
     usual = "qwen" if torch.cuda.is_available() else "smollm2-135m,large-vocabulary"
     parser.add_argument("--model", default=usual, help=f"of {', '.join(cases)} (as large as the GPU takes)")
-    few = 16 if torch.cuda.is_available() else 2
+    few = 16 if torch.cuda.is_available() else 4
     parser.add_argument("--pairs", type=int, default=few, help=f"of the attacker, and as many of the defender ({few})")
     parser.add_argument("--tokens-per-pack", type=int, default=1024)
     parser.add_argument("--repeat", type=int, default=5, help="timed runs of each")

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
 from advgame.trainer.config import Config, load_config
 from advgame.trainer.players import Player, load_players
 from advgame.trainer.train import train
@@ -29,6 +32,17 @@ def make_player(source: str) -> Player:
     config = Config()
     config.attacker.model = config.defender.model = source
     return load_players(config, None)["attacker"]
+
+
+def random_model(family: str, **options) -> PreTrainedModel:
+    """A small model of a `model_type`, with random weights; without a sliding window unless one is asked for."""
+    config = AutoConfig.for_model(
+        family, vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, pad_token_id=0,
+        **{"sliding_window": None} | options,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def torchrun(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess:

@@ -2,15 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from torch.utils.checkpoint import checkpoint
 
 from advgame.kernels import linear_logprobs
 from advgame.trainer import distributed
+from advgame.trainer.activations import recomputing
 from advgame.trainer.config import ConfigError, OptimizerConfig, PlayerConfig
 from advgame.trainer.models import Policy, head
 from advgame.trainer.objectives import Item, metric_names, objective, size
@@ -33,10 +32,6 @@ def make_learner(name: str, player: Player, config: PlayerConfig) -> Learner:
     """A frozen player gets no gradients, and its moving average stays what it is."""
     for parameter in player.policy.named_parameters().values():
         parameter.requires_grad_(config.train)
-    if config.optimizer.checkpoint_activations:
-        for layer in player.policy.model.base_model.layers:
-            if not isinstance(layer.forward, partial):  # the other player may share it
-                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     return Learner(name, player, _adamw(player.policy, config.optimizer), config)
 
 
@@ -93,7 +88,7 @@ def accumulate(learner: Learner, items: list[Item]) -> Tensor:
         sampled = torch.tensor([logp for item in part for logp in item.logprobs], device=policy.model.device)
         reference = sampled if config.reference == "rollout" else reference_logps(learner.player.reference, batch)
         policy.activate()
-        with packed_attention(policy.model):
+        with packed_attention(policy.model), recomputing(policy.model, config.optimizer.checkpoint_activations):
             embeddings = embed(policy.model, batch)
             hidden = response_hidden(policy.model, batch, embeddings)
             loss, sums = objective(

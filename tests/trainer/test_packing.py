@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from helpers import random_model
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -105,19 +106,10 @@ def test_a_group_that_is_too_large_is_named():
         plan_packs(groups, 50)
 
 
-def random_model(family: str, **options):
-    config = AutoConfig.for_model(
-        family, vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, pad_token_id=0, **options,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config).eval()
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_known_family_computes_the_same_in_packs(family):
     """Hidden states to 1e-5, and the gradients of a loss on them by every weight."""
-    model = random_model(family, **({"sliding_window": None} if family in ("mistral", "phi3") else {}))
+    model = random_model(family)
     check_family(model, family)
     generator = torch.Generator().manual_seed(1)
     ids = lambda n: torch.randint(97, (n,), generator=generator).tolist()  # noqa: E731
@@ -181,7 +173,7 @@ def test_a_family_that_computes_something_else_is_refused(monkeypatch):
     from advgame.trainer import packed
 
     monkeypatch.setattr(packed, "FAMILIES", ("gemma2",))
-    model = random_model("gemma2", attn_logit_softcapping=0.5, layer_types=["full_attention"] * 2)
+    model = random_model("gemma2", attn_logit_softcapping=0.5, sliding_window=64, layer_types=["full_attention"] * 2)
     with torch.no_grad():  # scores large enough for the cap to matter
         for layer in model.base_model.layers:
             layer.self_attn.q_proj.weight.mul_(100)

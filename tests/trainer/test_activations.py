@@ -1,0 +1,39 @@
+"""A backward pass that computes some activations again: the same gradients, and less is kept for it."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from helpers import random_model
+from torch.profiler import ProfilerActivity, profile
+
+from advgame.trainer.activations import recomputing
+from advgame.trainer.packed import FAMILIES, packed_attention, response_hidden
+from advgame.trainer.packing import Group, pack
+
+GROUPS = [Group([5, 6, 7], [[8, 9], [10]]), Group([11] * 9, [[12] * 300])]
+CPU = torch.device("cpu")
+
+
+def gradients_and_kept(model, context) -> tuple[list[torch.Tensor], int]:
+    """Of the weights that are trained, and the bytes that a forward pass keeps for them."""
+    weights = [p for name, p in model.named_parameters() if p.requires_grad and "lm_head" not in name]
+    batch = pack(GROUPS, CPU)
+    with packed_attention(model), context, profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        loss = response_hidden(model, batch).square().sum()
+    kept = sum(event.self_cpu_memory_usage for event in profiler.key_averages())
+    with packed_attention(model):
+        return torch.autograd.grad(loss, weights), kept
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_are_the_same_bit_for_bit_and_less_is_kept(family):
+    model = random_model(family)
+    gradients_and_kept(model, nullcontext())  # buffers made on first use
+    contexts = nullcontext(), recomputing(model, whole_layers=False), recomputing(model, whole_layers=True)
+    (expected, everything), (some, fewer), (all_, fewest) = (gradients_and_kept(model, c) for c in contexts)
+    for wanted, *actual in zip(expected, some, all_, strict=True):
+        assert all(torch.equal(gradient, wanted) for gradient in actual)
+    assert fewest < 0.3 * everything
+    assert fewer < (0.9 if family == "phi3" else 0.75) * everything  # phi3 joins gate and up in one product
+    assert not any("forward" in vars(module) for module in model.modules())

@@ -1,0 +1,50 @@
+"""What a backward pass computes again, instead of keeping it since the forward pass."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+_recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # there is no dropout
+
+
+@contextmanager
+def recomputing(model: PreTrainedModel, whole_layers: bool) -> Iterator[None]:
+    """While it lasts, forward passes of `model` keep less; gradients are the same, bit for bit.
+
+    whole_layers: only the inputs of layers are kept, and the backward pass begins with another forward pass. Else what
+    takes no matrix product (norms, gated activations) is computed again: two fifths less memory, about 2% more time.
+    """
+    layers = model.base_model.layers
+    modules = layers if whole_layers else [module for layer in layers for module in layer.modules()]
+    kept = [module for module in modules if "forward" not in vars(module)]  # Liger's keep little already
+    forwards = {module: _forward(module, whole_layers) for module in kept}
+    changed = [module for module, forward in forwards.items() if forward]
+    for module in changed:
+        module.forward = forwards[module]
+    try:
+        yield
+    finally:
+        for module in changed:
+            del module.forward
+
+
+def _forward(module: nn.Module, whole: bool):
+    """A forward that keeps less than the module's own, or None."""
+    if whole or type(module).__name__.endswith("RMSNorm"):
+        return partial(_recomputed, module.forward)
+    down = getattr(module, "down_proj", None)
+    trained = isinstance(down, nn.Linear) and down.weight.requires_grad  # an adapter would have its base multiply again
+    return partial(_gated, module) if trained and hasattr(module, "gate_proj") else None
+
+
+def _gated(mlp: nn.Module, states: Tensor) -> Tensor:
+    """An MLP's output. Recomputation stops before the last product, whose input is the last thing that is kept."""
+    return _recomputed(partial(_down, mlp), mlp.gate_proj(states), mlp.up_proj(states))
+
+
+def _down(mlp: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
+    return mlp.down_proj(mlp.act_fn(gate) * up)
