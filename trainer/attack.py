@@ -18,7 +18,7 @@ def attack(
         for input_ids, key in zip(inputs, keys, strict=True)
         for a in range(config.samples)
     ]
-    rollouts = iter(sample(policy, requests, config.sampling))
+    rollouts = iter(sample(policy, requests, config.sampling, "attacker"))
     return [
         Game(seed, input_ids, [read_attack(next(rollouts), config.format) for _ in range(config.samples)])
         for seed, input_ids in zip(seeds, inputs, strict=True)

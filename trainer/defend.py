@@ -22,7 +22,7 @@ def defend(
                 text = prompts.defender(config.format, config.instruction, attack.content)
                 attack.prompt_ids = chat_ids(policy.tokenizer, text)
                 requests += [Prompt(attack.prompt_ids, (*key, "defender", a, d)) for d in range(config.samples)]
-    rollouts = iter(sample(policy, requests, config.sampling))
+    rollouts = iter(sample(policy, requests, config.sampling, "defender"))
     for attack in (attack for game in games for attack in game.prompts):
         if attack.outcome == "no_error":
             attack.responses = [read_response(next(rollouts), config.format) for _ in attack.responses]

@@ -23,9 +23,9 @@ class Prompt:
 
 
 @torch.no_grad()
-def sample(policy: Policy, prompts: list[Prompt], config: SamplingConfig) -> list[Rollout]:
-    """One rollout per prompt, in order. Prompts of like length are batched together."""
-    check_context(policy, max((len(prompt.token_ids) for prompt in prompts), default=0), config.max_new_tokens)
+def sample(policy: Policy, prompts: list[Prompt], config: SamplingConfig, name: str = "player") -> list[Rollout]:
+    """One rollout per prompt, in order. Prompts of like length are batched together. `name` is for errors."""
+    check_context(policy, max((len(prompt.token_ids) for prompt in prompts), default=0), config.max_new_tokens, name)
     rollouts: dict[int, Rollout] = {}
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i].token_ids))
     for start in range(0, len(by_length), config.batch_size):
@@ -61,14 +61,14 @@ def _sample_batch(policy: Policy, prompts: list[Prompt], config: SamplingConfig)
     return [_rollout(policy, *row) for row in zip(sampled, logprobs, strict=True)]
 
 
-def check_context(policy: Policy, longest: int, max_new_tokens: int, player: str | None = None) -> None:
+def check_context(policy: Policy, longest: int, max_new_tokens: int, name: str) -> None:
     """Whether a prompt of so many tokens leaves the model enough positions. Raises ConfigError."""
     context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and longest + max_new_tokens > context:
         fix = f"set it to {context - longest} or less" if longest < context else "the prompt must be shorter"
         raise ConfigError(
-            f"{f'{player}.' if player else ''}sampling.max_new_tokens={max_new_tokens}: with a prompt of {longest} "
-            f"tokens this exceeds the {context} positions of {policy.model.name_or_path}; {fix}"
+            f"{name}.sampling.max_new_tokens={max_new_tokens}: with a prompt of {longest} tokens this exceeds the "
+            f"{context} positions of {policy.model.name_or_path}; {fix}"
         )
 
 

@@ -221,7 +221,10 @@ def check_budgets(config: Config, attacker: Player, defender: Player, seeds: lis
 def make_judge(config: Config, prompts: Prompts) -> Judge:
     if config.judge.kind == "arena":
         return noisy(judge_arena, config.judge.offset, config.judge.noise, config.seed)
-    return judge_by_rules if config.judge.kind == "rules" else make_model_judge(config.judge, prompts, config.seed)
+    if config.judge.kind == "rules":
+        return judge_by_rules
+    material = config.attacker.sampling.max_new_tokens + 2 * config.defender.sampling.max_new_tokens
+    return make_model_judge(config.judge, prompts, config.seed, material)
 
 
 def load_learners(config: Config, run: Path, step: int) -> tuple[Learner, Learner, list[Game]]:

@@ -250,6 +250,10 @@ def test_packs_that_cannot_hold_a_pair_are_refused_before_any_work(tmp_path, pla
         (["judge.kind=arena"], r"judge.kind=arena: cannot read the seed 'How .* set seeds.files=\[arena.jsonl\]"),
         (["attacker.sampling.max_new_tokens=1000"], r"attacker.sampling.max_new_tokens=1000: .* set it to \d+ or less"),
         (["attacker.sampling.max_new_tokens=800", "defender.sampling.max_new_tokens=250"], "defender.sampling.max_new"),
+        (
+            ["judge.kind=model", "judge.model=tiny", "judge.sampling.max_new_tokens=990"],
+            r"judge.sampling.max_new_tokens=990: with a prompt of \d+ tokens this exceeds the 1024 positions of",
+        ),
     ],
 )
 def test_what_cannot_be_played_to_the_end_is_refused_before_any_work(tmp_path, overrides, message):
