@@ -1,6 +1,7 @@
 """A backward pass that computes some activations again: the same gradients, and less is kept for it."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -37,3 +38,14 @@ def test_gradients_are_the_same_bit_for_bit_and_less_is_kept(family):
     assert fewest < 0.3 * everything
     assert fewer < (0.9 if family == "phi3" else 0.75) * everything  # phi3 joins gate and up in one product
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_module_with_a_forward_of_its_own_keeps_it():
+    """As Liger's have, which keep little by themselves."""
+    model = random_model("llama")
+    mlp = model.base_model.layers[0].mlp
+    own = mlp.forward = partial(type(mlp).forward, mlp)
+    with recomputing(model, whole_layers=False):
+        assert mlp.forward is own
+        assert "forward" in vars(model.base_model.layers[1].mlp)
+    assert mlp.forward is own
