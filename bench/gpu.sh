@@ -3,8 +3,8 @@
 #     bench/gpu.sh [FOLDER]
 # Needs torch, triton and transformers, and no network: what else is wanted (rich, omegaconf, pytest, hypothesis,
 # liger-kernel, cut-cross-entropy, …) is installed from the wheels in ./wheels, if there are any. Builds csrc/ where there is a
-# compiler, tests the kernels on the card, then times the losses against the peers. Tables, JSON and plots go to FOLDER,
-# by default bench/results/<card>; a part that fails is named at the end.
+# compiler, tests the kernels on the card, then times the losses against the peers, their kernels one by one, and a training
+# step. Tables, JSON and plots go to FOLDER, by default bench/results/<card>; a part that fails is named at the end.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
@@ -31,6 +31,7 @@ loss() {  # tokens, hidden, vocabulary
   part "loss-$3-$1" 80 $python bench/loss.py --device cuda --dtype bfloat16 --shape "$1,$2,$3" --json "$out/loss-$3-$1.json"
 }
 loss 8192 4096 131072  # what published kernels are compared on
+part kernels 60 $python bench/kernels.py --device cuda --dtype bfloat16 --shape 8192,4096,131072 --json "$out/kernels.json"
 for tokens in 8192 2048 32768; do
   loss $tokens 3584 152064  # Qwen2.5-7B
   loss $tokens 4096 128256  # Llama-3.1-8B
@@ -41,5 +42,6 @@ part step 150 $python bench/step.py --json "$out/step.json"
 echo "== summary"
 tail -n 3 "$out/tests.txt"
 cat "$out"/loss-*.txt | grep -E "[┃│━]|T="
+grep -E "[┃│━]|T=" "$out/kernels.txt"
 grep -E "[┃│━]|tokens" "$out/step.txt"
 [ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}"; exit 1; }
