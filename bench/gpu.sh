@@ -17,8 +17,10 @@ mkdir -p "$out"
 failed=()
 
 part() {  # name, seconds, command…: its output goes to the screen and to $out/name.txt
+  local left=$((470 - SECONDS))
   echo "== $1"
-  timeout "$2" "${@:3}" 2>&1 | tee "$out/$1.txt" || failed+=("$1")
+  if [ $left -lt 20 ]; then failed+=("$1 (no time left)"); return; fi
+  timeout $(($2 < left ? $2 : left)) "${@:3}" 2>&1 | tee "$out/$1.txt" || failed+=("$1")
 }
 
 pip() { $python -m pip --disable-pip-version-check install --quiet --no-index --no-deps "$@"; }
@@ -32,12 +34,14 @@ loss() {  # tokens, hidden, vocabulary
 }
 loss 8192 4096 131072  # what published kernels are compared on
 part kernels 60 $python bench/kernels.py --device cuda --dtype bfloat16 --shape 8192,4096,131072 --json "$out/kernels.json"
-for tokens in 8192 2048 32768; do
-  loss $tokens 3584 152064  # Qwen2.5-7B
-  loss $tokens 4096 128256  # Llama-3.1-8B
-done
-
+models() {  # tokens
+  loss "$1" 3584 152064  # Qwen2.5-7B
+  loss "$1" 4096 128256  # Llama-3.1-8B
+}
+models 8192
 part step 150 $python bench/step.py --json "$out/step.json"
+models 2048
+models 32768
 
 echo "== summary"
 tail -n 3 "$out/tests.txt"
