@@ -25,6 +25,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from advgame.kernels.fused import primitives
 
+ROWS = 20
+"""Kernels in the table; all are in the JSON."""
+
 
 @dataclasses.dataclass
 class Kernel:
@@ -82,18 +85,18 @@ def profiled(step: Callable, repeat: int, device: DeviceType) -> list[Kernel]:
     return sorted(kernels, key=lambda kernel: -kernel.milliseconds)
 
 
-def print_table(report: dict, rows: int) -> None:
+def print_table(report: dict) -> None:
     times, kernels = report["milliseconds"], report["kernels"]
     busy = sum(kernel["milliseconds"] for kernel in kernels)
     title = f"T={report['tokens']:,} H={report['hidden']} V={report['vocab']:,}  {report['dtype']}  {report['device']}"
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in ("", "calls", "ms", "of the step"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for kernel in kernels[:rows]:
+    for kernel in kernels[:ROWS]:
         share = kernel["milliseconds"] / times["step"]
         table.add_row(kernel["name"][:70], f"{kernel['calls']:.0f}", f"{kernel['milliseconds']:.3f}", f"{share:.1%}")
-    calls, spent = (sum(kernel[key] for kernel in kernels[rows:]) for key in ("calls", "milliseconds"))
-    table.add_row(f"{len(kernels[rows:])} others", f"{calls:.0f}", f"{spent:.3f}", f"{spent / times['step']:.1%}")
+    calls, spent = (sum(kernel[key] for kernel in kernels[ROWS:]) for key in ("calls", "milliseconds"))
+    table.add_row(f"{len(kernels[ROWS:])} others", f"{calls:.0f}", f"{spent:.3f}", f"{spent / times['step']:.1%}")
     table.add_section()
     table.add_row("busy", "", f"{busy:.3f}", f"{busy / times['step']:.1%}")
     for name, value in times.items():
@@ -105,7 +108,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="1000,576,49152", help="T,H,V")
     parser.add_argument("--repeat", type=int, default=5, help="steps")
-    parser.add_argument("--rows", type=int, default=20, help="kernels in the table; all are in the JSON")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--json", type=Path, default=Path("runs/bench/kernels.json"))
@@ -113,7 +115,7 @@ def main() -> None:
     options.json.parent.mkdir(parents=True, exist_ok=True)
     inputs = synthetic_inputs(*(int(number) for number in options.shape.split(",")), options.device)
     report = bench(place(inputs, options.device, getattr(torch, options.dtype)), options.repeat)
-    print_table(report, options.rows)
+    print_table(report)
     options.json.write_text(json.dumps(report, indent=1))
     print(options.json)
 
