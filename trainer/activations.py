@@ -20,11 +20,9 @@ def recomputing(model: PreTrainedModel, whole_layers: bool) -> Iterator[None]:
     """
     layers = model.base_model.layers
     modules = layers if whole_layers else [module for layer in layers for module in layer.modules()]
-    kept = [module for module in modules if "forward" not in vars(module)]  # Liger's keep little already
-    forwards = {module: _forward(module, whole_layers) for module in kept}
-    changed = [module for module, forward in forwards.items() if forward]
-    for module in changed:
-        module.forward = forwards[module]
+    changed = {module: forward for module in modules if (forward := _forward(module, whole_layers))}
+    for module, forward in changed.items():
+        module.forward = forward
     try:
         yield
     finally:
@@ -34,6 +32,8 @@ def recomputing(model: PreTrainedModel, whole_layers: bool) -> Iterator[None]:
 
 def _forward(module: nn.Module, whole: bool):
     """A forward that keeps less than the module's own, or None."""
+    if "forward" in vars(module):  # Liger's, which keeps little already
+        return None
     if whole or type(module).__name__.endswith("RMSNorm"):
         return partial(_recomputed, module.forward)
     down = getattr(module, "down_proj", None)
