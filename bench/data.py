@@ -24,7 +24,7 @@ class LossInputs:
 
 def real_inputs() -> LossInputs:
     """30 responses of unequal length to the shipped seeds, sampled at temperature 0.6 and top-p 0.9."""
-    from advgame.trainer.models import cache_folder  # synthetic inputs do without the trainer's dependencies
+    from advgame.trainer.models.load import cache_folder  # synthetic inputs do without the trainer's dependencies
 
     file = cache_folder() / "bench-hidden.safetensors"
     if not file.exists():
@@ -57,11 +57,12 @@ def mean_entropy(inputs: LossInputs) -> float:
 
 
 def _sample_hidden() -> dict[str, Tensor]:
-    from advgame.trainer.config import SamplingConfig
-    from advgame.trainer.models import head, load_policy
-    from advgame.trainer.prompts import chat_ids
-    from advgame.trainer.sampler import Prompt, sample
+    from advgame.trainer.models.head import head
+    from advgame.trainer.models.load import load_policy
+    from advgame.trainer.prompts.chat import chat_ids
+    from advgame.trainer.rollouts.generate import Prompt, sample
     from advgame.trainer.seeds import deal, read_seeds
+    from advgame.trainer.settings.schema import SamplingConfig
 
     policy = load_policy("smollm2-135m")
     seeds = deal(read_seeds(["harmful.jsonl", "benign.jsonl"]), 0, SEQUENCES, seed=0)

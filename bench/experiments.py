@@ -58,8 +58,8 @@ def play(job: tuple[str, int, Path]) -> dict:
         folder.mkdir(parents=True, exist_ok=True)
         import torch
 
-        from advgame.trainer.config import load_config
-        from advgame.trainer.train import train
+        from advgame.trainer.run.train import train
+        from advgame.trainer.settings.load import load_config
 
         torch.set_num_threads(1)
         settings = (f"seed={seed}", f"output_dir={folder}", "eval.every=0", "checkpoint.every=10000", *ARMS[arm])
@@ -77,12 +77,12 @@ def play(job: tuple[str, int, Path]) -> dict:
 
 def measure(attacker: str, defender: str) -> dict[str, float]:
     """A pair of players, against each other and against the first ones."""
-    from advgame.trainer.arena.judge import judge_arena
-    from advgame.trainer.config import load_config
-    from advgame.trainer.evaluation import evaluate, held_out_seeds, initial_attacks, measuring, rates
-    from advgame.trainer.models import load_policy
-    from advgame.trainer.play import play
-    from advgame.trainer.prompts import Prompts
+    from advgame.trainer.game.play import play
+    from advgame.trainer.judges.arena import judge_arena
+    from advgame.trainer.measure.evaluation import evaluate, held_out_seeds, initial_attacks, measuring, rates
+    from advgame.trainer.models.load import load_policy
+    from advgame.trainer.prompts.templates import Prompts
+    from advgame.trainer.settings.load import load_config
 
     config, prompts = load_config("arena", ["eval.limit=null"]), Prompts("arena")
     last, first = load_policy(attacker), load_policy(config.attacker.model)

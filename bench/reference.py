@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from advgame.trainer.pairs import Pair
+from advgame.trainer.game.pair import Pair
 
 BETA = 0.1
 

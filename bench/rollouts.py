@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from advgame.trainer.config import SamplingConfig
-from advgame.trainer.game import Rollout
-from advgame.trainer.models import Policy, cache_folder, load_policy
-from advgame.trainer.pairs import Pair
-from advgame.trainer.prompts import Prompts, chat_ids
-from advgame.trainer.sampler import Prompt, sample
+from advgame.trainer.game.pair import Pair
+from advgame.trainer.models.load import load_policy
+from advgame.trainer.models.policy import Policy
+from advgame.trainer.models.sources import cache_folder
+from advgame.trainer.prompts.chat import chat_ids
+from advgame.trainer.prompts.templates import Prompts
+from advgame.trainer.records import Rollout
+from advgame.trainer.rollouts.generate import Prompt, sample
 from advgame.trainer.seeds import deal, read_seeds
+from advgame.trainer.settings.schema import SamplingConfig
 
 
 @dataclass(frozen=True)

@@ -30,15 +30,16 @@ from transformers import PreTrainedModel
 
 from advgame.kernels import linear_preference_loss
 from advgame.kernels.fused import release_buffers
-from advgame.trainer import learner as trainer_learner
-from advgame.trainer import packing
-from advgame.trainer.config import LossConfig, OptimizerConfig, PlayerConfig
-from advgame.trainer.learner import Learner, accumulate, make_learner, update_ema
-from advgame.trainer.models import Policy, head
-from advgame.trainer.packed import packed_attention, response_hidden
-from advgame.trainer.packing import Group, pack, plan_packs
-from advgame.trainer.pairs import Pair
-from advgame.trainer.players import Player
+from advgame.trainer.game.pair import Pair
+from advgame.trainer.learn import collate
+from advgame.trainer.learn import step as trainer_learner
+from advgame.trainer.learn.collate import Group, pack, plan_packs
+from advgame.trainer.learn.forward import packed_attention, response_hidden
+from advgame.trainer.learn.step import Learner, accumulate, make_learner, update_ema
+from advgame.trainer.models.adapters import Player
+from advgame.trainer.models.head import head
+from advgame.trainer.models.policy import Policy
+from advgame.trainer.settings.schema import LossConfig, OptimizerConfig, PlayerConfig
 
 Backward = Callable[[Learner, list[Pair]], object]
 """Leaves the gradients of the mean loss over the pairs in the learner's policy."""

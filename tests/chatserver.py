@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from advgame.trainer.config import ServerConfig
+from advgame.trainer.settings.schema import ServerConfig
 
 
 class ChatServer(ThreadingHTTPServer):

@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from advgame.trainer.config import Config, load_config
-from advgame.trainer.players import Player, load_players
-from advgame.trainer.train import train
+from advgame.trainer.models.policy import PlayerPolicies
+from advgame.trainer.run.players import load_policies
+from advgame.trainer.run.train import train
+from advgame.trainer.settings.load import load_config
+from advgame.trainer.settings.schema import Config
 
 MAIN = Path(__file__).parents[1] / "trainer" / "main.py"
 MODELS = ("attacker", "attacker_ema", "defender", "defender_ema")
@@ -27,11 +29,11 @@ def run_tiny(output_dir: Path, *overrides: str) -> Path:
     return output_dir
 
 
-def make_player(source: str) -> Player:
-    """A player at the start of a run."""
+def make_policies(source: str) -> PlayerPolicies:
+    """Those of a player at the start of a run."""
     config = Config()
     config.attacker.model = config.defender.model = source
-    return load_players(config, None)["attacker"]
+    return load_policies(config, None)["attacker"]
 
 
 def random_model(family: str, **options) -> PreTrainedModel:

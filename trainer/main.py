@@ -1,8 +1,8 @@
-"""torchrun trainer/main.py [--config FILE]… [key=value …]"""
+"""torchrun trainer/main.py [--config FILE]… [key=value …]: the same as `advgame train`."""
 
 import sys
 
-from advgame.trainer.cli import main
+from advgame.trainer.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["train", *sys.argv[1:]]))

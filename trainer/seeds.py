@@ -1,24 +1,26 @@
-"""Seeds: read from JSONL, and dealt out harmful and benign in turn."""
+"""Seeds: read from JSONL, and dealt out, harmful and benign in turn."""
 
 import json
 import random
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from advgame.trainer.config import ConfigError
-from advgame.trainer.game import Seed
-from advgame.trainer.randomness import key_to_seed
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.base.randomness import key_to_seed
+from advgame.trainer.records import Seed
 
 DATA = Path(__file__).parent / "data"
 CATEGORIES = ("harmful", "benign")
+T = TypeVar("T")
 
 
 def read_seeds(files: list[str], setting: str = "seeds.files") -> list[Seed]:
     """Every seed of the files that a setting names, in order.
 
-    Raises ConfigError that names the setting, or the file and the line of what is wrong.
+    Raises ConfigError that names the setting, or the file and line of the mistake.
     """
     if not files:
         raise ConfigError(f"{setting}=[]: name at least one file; shipped sets are {_shipped()}")
@@ -29,15 +31,15 @@ def read_seeds(files: list[str], setting: str = "seeds.files") -> list[Seed]:
 
 
 def read_attacks(files: list[str], setting: str) -> list[tuple[Seed, str]]:
-    """Attacks that somebody wrote down, as (what is meant, the prompt): `seed` of a line, or without it the prompt."""
-    prompts = read_seeds(files, setting)
-    return [(Seed(line.fields.get("seed", line.prompt), line.category, line.fields), line.prompt) for line in prompts]
+    """Attacks from files, as (seed, text). A line's `prompt` is the attack; its `seed`, or else the attack, the query."""
+    lines = read_seeds(files, setting)
+    return [(Seed(line.fields.get("seed", line.query), line.category, line.fields), line.query) for line in lines]
 
 
 def deal(seeds: list[Seed], batch: int, batch_size: int, seed: int) -> list[Seed]:
     """The seeds of one batch: harmful and benign in turn, each category reshuffled on every pass through it.
 
-    A pure function of the batch's number, so that a run can go on from any batch with nothing else saved.
+    A pure function of the batch's number, so a run can resume from any batch and save nothing for it.
     """
     pools = [pool for pool in ([s for s in seeds if s.category == c] for c in CATEGORIES) if pool]
     dealt = []
@@ -48,8 +50,8 @@ def deal(seeds: list[Seed], batch: int, batch_size: int, seed: int) -> list[Seed
     return dealt
 
 
-def limited(items: list, limit: int | None) -> list:
-    """At most so many, spread evenly over all: one of every so many, drawn so that a regular order cannot bias them."""
+def limited(items: list[T], limit: int | None) -> list[T]:
+    """At most `limit` items, spread evenly: one drawn from each stretch, so that a regular order cannot bias them."""
     if limit is None or limit >= len(items):
         return items
     draw = random.Random(0).randrange
@@ -93,6 +95,6 @@ def _read_file(path: Path) -> list[Seed]:
             raise ConfigError(f"{path}:{number}: `category` is {record.get('category')!r}, must be harmful or benign")
         fields = {k: str(v) for k, v in record.items() if k not in ("prompt", "category") and v is not None}
         if any("\ud800" <= c <= "\udfff" for text in (prompt, *fields.values()) for c in text):
-            raise ConfigError(f"{path}:{number}: half of a surrogate pair (\\ud800 to \\udfff) is no character")
+            raise ConfigError(f"{path}:{number}: half a surrogate pair (\\ud800 to \\udfff) is not a character")
         seeds.append(Seed(prompt, record["category"], fields))
     return seeds

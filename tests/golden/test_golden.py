@@ -9,12 +9,13 @@ import torch
 
 from advgame.kernels import linear_policy_loss, linear_preference_loss
 from advgame.kernels.formulas import preference_loss
-from advgame.trainer.config import AttackerConfig, DefenderConfig
-from advgame.trainer.formats import ATTACKER_FORMATS, DEFENDER_FORMATS, parse
-from advgame.trainer.game import Attack, Game, Response, Rollout, Seed
+from advgame.trainer.game.grade import grade
+from advgame.trainer.game.group import advantages, mean_reward
+from advgame.trainer.game.pair import attacker_pairs, defender_pairs
 from advgame.trainer.judges.parsing import parse_pair, parse_score, parse_verdict
-from advgame.trainer.pairs import attacker_pairs, defender_pairs
-from advgame.trainer.rewards import advantages, mean_reward, reward
+from advgame.trainer.prompts.formats import ATTACKER_FORMATS, DEFENDER_FORMATS, parse
+from advgame.trainer.records import Attack, Game, Parsed, Response, Rollout, Seed, Verdict
+from advgame.trainer.settings.schema import AttackerConfig, DefenderConfig
 
 FOLDER = Path(os.environ.get("ADVGAME_GOLDEN") or Path(__file__).parent)
 
@@ -30,7 +31,7 @@ def test_output_parsing(case):
     formats = ATTACKER_FORMATS if case["role"] == "attacker" else DEFENDER_FORMATS
     parsed = parse(formats[case["format"]], case["text"])
     expected = case["parsed"] and (case["parsed"]["think"], case["parsed"]["content"])
-    assert parsed == expected
+    assert (parsed and (parsed.think, parsed.content)) == expected
 
 
 @pytest.mark.parametrize("case", vectors("judge_parsing"))
@@ -40,35 +41,39 @@ def test_judge_parsing(case):
     assert value == (tuple(case["value"]) if isinstance(case["value"], list) else case["value"])
 
 
-def rollout(tokens: int, status: str) -> Rollout:
-    return Rollout(list(range(tokens)), [0.0] * tokens, "", status != "max_length")
+def rollout(tokens: int, status: str, text: str) -> Rollout:
+    return Rollout([], list(range(tokens)), [0.0] * tokens, text, status != "max_length")
+
+
+def parsed(status: str, content: str) -> Parsed | None:
+    return None if status in ("max_length", "parsing") else Parsed("", content)
+
+
+VERDICTS = {"not_faithful": Verdict.UNFAITHFUL, "bad_faith_judge": Verdict.MISSING}
 
 
 def build_games(case: dict) -> list[Game]:
-    """The games of a case as they stand when the defender has answered, before any response is judged."""
-    outcome = {"ok": "no_error"}
-    games = []
-    for b, category in enumerate(case["category"]):
-        attacks = []
-        for a, status in enumerate(case["prompt_status"][b]):
-            responses = [
-                Response(
-                    outcome.get(state, state),
-                    None if state == "prompt_not_valid" else rollout(case["response_tokens"][b][a][d], state),
-                    content=f"y{b}.{a}.{d}",
-                )
-                for d, state in enumerate(case["response_status"][b][a])
-            ]
-            attacks.append(
-                Attack(
-                    outcome.get(status, status),
-                    rollout(case["prompt_tokens"][b][a], status),
-                    content=f"x{b}.{a}",
-                    responses=responses,
-                )
-            )
-        games.append(Game(Seed(f"s{b}", category), [], attacks))
-    return games
+    """The games of a case after the defender has answered and before any response is judged."""
+
+    def build_response(status: str, tokens: int, content: str) -> Response:
+        if status == "prompt_not_valid":
+            return Response()
+        return Response(rollout(tokens, status, content), parsed(status, content))
+
+    def build_attack(b: int, a: int) -> Attack:
+        status, name = case["prompt_status"][b][a], f"{b}.{a}"
+        answers = zip(case["response_status"][b][a], case["response_tokens"][b][a], strict=True)
+        return Attack(
+            rollout(case["prompt_tokens"][b][a], status, f"x{name}"),
+            parsed(status, f"x{name}"),
+            VERDICTS.get(status, Verdict.FAITHFUL),
+            tuple(build_response(*answer, f"y{name}.{d}") for d, answer in enumerate(answers)),
+        )
+
+    return [
+        Game(Seed(f"s{b}", category), tuple(build_attack(b, a) for a in range(len(case["prompt_status"][b]))))
+        for b, category in enumerate(case["category"])
+    ]
 
 
 class RecordedJudge:
@@ -93,7 +98,7 @@ def test_game_scoring(case):
     attacker = AttackerConfig(
         judge=case["attacker_judge"], reward_from="best" if case["optimistic_attacker"] else "first"
     )
-    games = reward(build_games(case), RecordedJudge(case), attacker, DefenderConfig(judge=case["defender_judge"]))
+    games = grade(build_games(case), RecordedJudge(case), attacker, DefenderConfig(judge=case["defender_judge"]))
     expected = case["expected"]
 
     assert [[a.outcome for a in g.attacks] for g in games] == expected["prompt_error"]
@@ -115,21 +120,23 @@ def test_game_scoring(case):
         assert torch.allclose(torch.tensor(advantages(flat_response, mean_reward(flat_response))), wanted, atol=1e-5)
 
 
-def index(rollouts: list, wanted: Rollout) -> int:
-    return next(i for i, candidate in enumerate(rollouts) if candidate is wanted)
+def index(candidates: tuple, wanted: Rollout) -> int:
+    """The candidate whose rollout this is; it may have been cut."""
+    rollouts = [candidate.rollout for candidate in candidates]
+    (found,) = [i for i, rollout in enumerate(rollouts) if rollout.text == wanted.text]
+    return found
 
 
 def describe_attacker_pairs(games):
     described = []
     for b, game in enumerate(games):
-        rollouts = [attack.rollout for attack in game.attacks]
         described += [
             {
                 "seed": b,
-                "chosen": index(rollouts, pair.chosen),
-                "rejected": index(rollouts, pair.rejected),
+                "chosen": index(game.attacks, pair.chosen),
+                "rejected": index(game.attacks, pair.rejected),
                 "chosen_tokens": len(pair.chosen.token_ids),
-                "rejected_tokens": len(pair.rejected_ids),
+                "rejected_tokens": len(pair.rejected.token_ids),
             }
             for pair in attacker_pairs([game])
         ]
@@ -140,17 +147,16 @@ def describe_defender_pairs(games):
     described = []
     for b, game in enumerate(games):
         for a, attack in enumerate(game.attacks):
-            rollouts = [response.rollout for response in attack.responses]
             described += [
                 {
                     "seed": b,
                     "prompt": a,
-                    "chosen": index(rollouts, pair.chosen),
-                    "rejected": index(rollouts, pair.rejected),
+                    "chosen": index(attack.responses, pair.chosen),
+                    "rejected": index(attack.responses, pair.rejected),
                     "chosen_tokens": len(pair.chosen.token_ids),
-                    "rejected_tokens": len(pair.rejected_ids),
+                    "rejected_tokens": len(pair.rejected.token_ids),
                 }
-                for pair in defender_pairs([Game(game.seed, [], [attack])])
+                for pair in defender_pairs([Game(game.seed, (attack,))])
             ]
     return described
 

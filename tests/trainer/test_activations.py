@@ -8,9 +8,9 @@ import torch
 from helpers import random_model
 from torch.profiler import ProfilerActivity, profile
 
-from advgame.trainer.activations import recomputing
-from advgame.trainer.packed import FAMILIES, packed_attention, response_hidden
-from advgame.trainer.packing import Group, pack
+from advgame.trainer.learn.collate import Group, pack
+from advgame.trainer.learn.forward import FAMILIES, packed_attention, response_hidden
+from advgame.trainer.learn.recompute import recomputing
 
 GROUPS = [Group([5, 6, 7], [[8, 9], [10]]), Group([11] * 9, [[12] * 300])]
 CPU = torch.device("cpu")

@@ -6,11 +6,12 @@ import pytest
 import torch
 from helpers import make_player
 
-from advgame.trainer.config import ConfigError, LossConfig, OptimizerConfig, PlayerConfig, SamplingConfig
-from advgame.trainer.game import Rollout
-from advgame.trainer.learner import learn, make_learner
-from advgame.trainer.pairs import Pair
-from advgame.trainer.sampler import Prompt, sample
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.game.pair import Pair
+from advgame.trainer.learn.step import learn, make_learner
+from advgame.trainer.records import Rollout
+from advgame.trainer.rollouts.generate import Prompt, sample
+from advgame.trainer.settings.schema import LossConfig, OptimizerConfig, PlayerConfig, SamplingConfig
 
 
 def random_pairs(count: int, vocab: int, seed: int = 0, shared: int = 0) -> list[Pair]:

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from advgame.trainer.config import ConfigError
-from advgame.trainer.models import load_policy
-from advgame.trainer.packed import FAMILIES, check_family, packed_attention, response_hidden
-from advgame.trainer.packing import SHORTEST_PREFIX, Group, Pack, families, pack, plan_packs
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.learn.collate import SHORTEST_PREFIX, Group, Pack, families, pack, plan_packs
+from advgame.trainer.learn.forward import FAMILIES, check_family, packed_attention, response_hidden
+from advgame.trainer.models.load import load_policy
 
 CPU = torch.device("cpu")
 TOKENS = st.lists(st.integers(0, 99), min_size=1, max_size=8)
@@ -170,7 +170,6 @@ def test_models_that_would_be_wrong_are_refused_by_name(family, options, message
 
 def test_a_family_that_computes_something_else_is_refused(monkeypatch):
     """A gemma-like model whose scores are capped passes neither unnoticed nor by name."""
-    from advgame.trainer import packed
 
     monkeypatch.setattr(packed, "FAMILIES", ("gemma2",))
     model = random_model("gemma2", attn_logit_softcapping=0.5, sliding_window=64, layer_types=["full_attention"] * 2)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advgame.trainer.config import ConfigError
-from advgame.trainer.game import Seed
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.records import Seed
 from advgame.trainer.seeds import deal, limited, read_seeds
 
 
@@ -16,7 +16,7 @@ def test_the_shipped_set():
     held_out = read_seeds(["harmful-held-out.jsonl", "benign-held-out.jsonl"])
     for seeds, count in ((training, 130), (held_out, 20)):
         assert [sum(seed.category == c for seed in seeds) for c in ("harmful", "benign")] == [count, count]
-    assert len({seed.prompt.lower() for seed in training + held_out}) == 300
+    assert len({seed.query.lower() for seed in training + held_out}) == 300
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_files_of_other_editors_are_read(tmp_path):
     prompts = ["one\u2028two", "three\x85four", "five"]
     lines = [json.dumps({"prompt": prompt, "category": "benign"}, ensure_ascii=False) for prompt in prompts]
     file.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
-    assert [seed.prompt for seed in read_seeds([str(file)])] == prompts
+    assert [seed.query for seed in read_seeds([str(file)])] == prompts
 
 
 def test_a_file_in_another_encoding_is_named(tmp_path):
@@ -88,7 +88,7 @@ def test_deals_in_turn_and_reshuffles_on_every_pass(harmful, benign, batch_size,
     if harmful and benign:
         assert [s.category for s in dealt] == (["harmful", "benign"] * len(dealt))[: len(dealt)]
     for category, count in (("harmful", harmful), ("benign", benign)):
-        of_category = [s.prompt for s in dealt if s.category == category]
+        of_category = [s.query for s in dealt if s.category == category]
         for begin in range(0, len(of_category), max(count, 1)):  # no seed twice before all were dealt
             one_pass = of_category[begin : begin + count]
             assert len(set(one_pass)) == len(one_pass)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from advgame.trainer.game import Category
+from advgame.trainer.base.files import write_text
+from advgame.trainer.records import Category
 
 GROUP = 4
 """The first four verbs and objects are one group, the last four the other."""
@@ -39,6 +40,8 @@ OBJECTS = (
     ("radio", "receiver", "box"),
 )
 MODIFIERS = ("", "fast", "cheaply", "quietly")
+FORMS = [(verb, object) for verb in range(3) for object in range(3)]
+"""Of verb and object: plain, synonym or slang."""
 CODE = ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel")
 
 # What the right answers say, by verb, object and modifier, and what they offer instead, by verb.
@@ -149,8 +152,8 @@ def random_wrapping(rng: random.Random, heavy: float = 0.0, held_out: float = 0.
         return tuple(dict.fromkeys(part for part in (pick(parts), pick(parts)) if part))
 
     frames, core, suffixes = pick_two(FRAMES), pick(CORES), pick_two(SUFFIXES)
-    forms = tuple(rng.choices(range(3), ((1 - slang) / 2, (1 - slang) / 2, slang), k=2))
-    return Wrapping(frames, core, suffixes, (0, 0) if core == CODE_CORE else forms)
+    verb_form, object_form = rng.choices(range(3), ((1 - slang) / 2, (1 - slang) / 2, slang), k=2)
+    return Wrapping(frames, core, suffixes, (0, 0) if core == CODE_CORE else (verb_form, object_form))
 
 
 def any_wrapping(rng: random.Random) -> Wrapping:
@@ -193,7 +196,7 @@ def write_data(folder: Path) -> None:
     files = {"arena": _seeds(TRAINING_MEANINGS), "arena-held-out": _seeds(HELD_OUT_MEANINGS), "arena-attacks": attacks}
     for name, records in files.items():
         text = "".join(json.dumps(record) + "\n" for record in records)
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        write_text(folder / f"{name}.jsonl", text)
 
 
 def _seeds(meanings: list[Meaning]) -> list[dict]:
@@ -222,7 +225,7 @@ def _readings() -> dict[str, tuple[Meaning, str, tuple[int, int]]]:
     return {
         _render_core(meaning, core, forms): (meaning, core, forms)
         for core in CORES
-        for forms in ([(0, 0)] if core == CODE_CORE else itertools.product(range(3), repeat=2))
+        for forms in ([(0, 0)] if core == CODE_CORE else FORMS)
         for meaning in MEANINGS
     }
 

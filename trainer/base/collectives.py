@@ -1,4 +1,4 @@
-"""One process or many: the few collectives that the game needs. All are no-ops in a single process."""
+"""One process or many: the few collectives that the game needs. Each does nothing in a single process."""
 
 import os
 from typing import TypeVar
@@ -27,7 +27,7 @@ def rank() -> int:
 
 
 def is_first() -> bool:
-    """True in the process that speaks to the user, also before `start`."""
+    """True in the process that talks to the user; may be called before `start`."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -44,17 +44,18 @@ def device() -> torch.device:
 
 
 def barrier() -> None:
+    """Waits for all processes."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def my_share(items: list[T]) -> list[T]:
-    """The items that this process works on: every world_size-th, so that the shares are alike."""
+    """This process's share of the items: every world_size-th one, so that shares are alike."""
     return items[rank() :: world_size()]
 
 
 def gather(share: list[T]) -> list[T]:
-    """The inverse of my_share, on every process: all items in their order."""
+    """The inverse of my_share: all items in their order, on every process."""
     if not dist.is_initialized():
         return share
     shares: list[list[T]] = [[] for _ in range(world_size())]
@@ -63,6 +64,11 @@ def gather(share: list[T]) -> list[T]:
     for r, part in enumerate(shares):
         items[r :: world_size()] = part
     return items
+
+
+def largest(number: int) -> int:
+    """The largest of the processes' numbers."""
+    return max(gather([number]))
 
 
 def sum_(tensors: list[torch.Tensor]) -> None:

@@ -1,13 +1,16 @@
 """Random numbers as pure functions of what they are for, so that no generator's state has to be saved.
 
-A draw depends on the run's seed and its key (which batch, which player, which sample), never on the batch that a
-sequence was sampled in, on the number of processes, or on what was drawn before.
+A draw depends on its key alone (the run's seed, the batch, the player, the sample): not on the batch that a sequence
+was sampled in, on the number of processes, or on what was drawn before.
 """
 
 import hashlib
 
 import torch
 from torch import Tensor
+
+Key = tuple[int | str, ...]
+"""What a draw is for, such as (run seed, batch, game, "attacker", sample)."""
 
 
 def key_to_seed(*key: int | str) -> int:
@@ -16,6 +19,6 @@ def key_to_seed(*key: int | str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def uniforms(key: tuple, count: int) -> Tensor:
+def uniforms(key: Key, count: int) -> Tensor:
     """[count] float64 in [0, 1), a function of the key alone."""
     return torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(key_to_seed(*key)))

@@ -1,38 +1,65 @@
-"""advgame COMMAND … [key=value …]"""
+"""advgame COMMAND … [key=value …]: one parser and one handler of errors for all commands."""
 
 import argparse
 import os
 import re
 import sys
+import warnings
 
-from advgame.trainer.config import ConfigError
-from advgame.trainer.console import warn_plainly
-from advgame.trainer.tools import crossplay, evaluate, redteam
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.base.text import printable
+from advgame.trainer.commands import crossplay, evaluate, redteam, train
+from advgame.trainer.commands.torchrun import is_first, report_failure
 
-COMMANDS = {"evaluate": evaluate, "crossplay": crossplay, "redteam": redteam}
-"""Each a module with HELP, add_arguments(parser) and run(options), which returns the exit code."""
+COMMANDS = {"train": train, "evaluate": evaluate, "crossplay": crossplay, "redteam": redteam}
+"""Each is a module with HELP, add_arguments(parser) and run(options), which returns the exit code."""
 
-SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=.*", re.DOTALL)
+SETTING = re.compile(r"[a-z_]+(\.\w+)*=.*", re.DOTALL)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="advgame", description="Measures what a run leaves behind.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.__doc__))
-    given = sys.argv[1:] if arguments is None else arguments
-    # Argparse takes no key=value behind an option, or takes it for one of the option's own values.
-    options = parser.parse_args([argument for argument in given if not SETTING.fullmatch(argument)])
-    options.overrides += [argument for argument in given if SETTING.fullmatch(argument)]
+    """Runs a command and returns its exit code. Exits if the arguments are of no command."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    warn_plainly()
+    warnings.formatwarning = lambda message, *_: f"warning: {printable(str(message))}\n"  # not the place in the code
     try:
         return COMMANDS[options.command].run(options)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ConfigError, FloatingPointError) as error:
+        _say(f"error: {error}")
+        report_failure(f"error: {error}")
         return 2
     except KeyboardInterrupt:
+        if options.command == "train":
+            _say("stopped; the same command continues from the newest checkpoint")
         return 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="advgame", description="Trains two language models against each other, and measures what comes of it."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        own = commands.add_parser(
+            name,
+            help=command.HELP,
+            description=command.__doc__,
+            conflict_handler="resolve",  # train has its own --help
+        )
+        command.add_arguments(own)
+    return parser
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Settings may be anywhere: argparse would refuse them behind an option, or take them for one of its values."""
+    options = make_parser().parse_args([argument for argument in arguments if not SETTING.fullmatch(argument)])
+    options.overrides = [*options.overrides, *filter(SETTING.fullmatch, arguments)]
+    return options
+
+
+def _say(message: str) -> None:
+    if is_first():
+        print(message, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,24 @@
-"""Attacks a model, and writes down how it holds: results.json, report.md and report.html."""
+"""Attacks a model, and reports how it withstands: results.json, report.md and report.html."""
 
 import argparse
 import dataclasses
 import json
-import sys
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import TYPE_CHECKING, get_args, get_type_hints
 
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from advgame.trainer.attempts import Rate, attempts_of, outcomes, split, summary, unknown, worst_first
-from advgame.trainer.config import Config, ConfigError, JudgeConfig, ServerConfig, load_config
-from advgame.trainer.game import Seed
-from advgame.trainer.outputs import make_folder, write
-from advgame.trainer.tools.report import print_summary, write_report
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.base.files import make_folder, write_text
+from advgame.trainer.commands.gate import add_gate, check_gate, exit_code
+from advgame.trainer.records import Seed
+from advgame.trainer.settings.load import load_config, to_dict
+from advgame.trainer.settings.schema import Config, JudgeConfig, ServerConfig
+
+if TYPE_CHECKING:  # these import transformers: slow, and not needed for --help
+    from advgame.trainer.measure.redteam import RedTeaming
+    from advgame.trainer.rollouts.base import Sampler
 
 HELP = "an attacker against any model, or any server that speaks OpenAI's chat protocol"
 
@@ -34,88 +37,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="FILE",
         action="append",
-        help="as for training, also several; default: the config.yaml of the run that the attacker is of",
+        help="as for training; default: the config.yaml of the attacker's run",
     )
     parser.add_argument("--judge", metavar="KIND|MODEL", help="judge.kind, or the judge's model; default: the config's")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="attacks per seed; default: 1")
     parser.add_argument("--by", metavar="FIELD", help="split the rates by a field of the seeds, for example language")
     parser.add_argument("--out", type=Path, default=Path("runs/redteam"), metavar="DIR", help="default: runs/redteam")
-    parser.add_argument(
-        "--max-attack-success",
-        type=float,
-        metavar="X",
-        help="exit with 1 if a larger share of the attacks succeeds, or if nothing could be judged",
-    )
+    add_gate(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    # These import transformers: slow, and not needed for --help.
-    from advgame.trainer.evaluation import measuring
-    from advgame.trainer.models import check_model, quiet
-    from advgame.trainer.prompts import Prompts
-    from advgame.trainer.redteam import answer_attacks, write_attacks
+    from advgame.trainer.measure.attempts import unknown
+    from advgame.trainer.models.load import check_model, quiet
+    from advgame.trainer.report.pages import write_pages
+    from advgame.trainer.report.tables import print_redteaming
+    from advgame.trainer.rollouts.server import TARGET, check_server
     from advgame.trainer.seeds import read_seeds
-    from advgame.trainer.server import TARGET, check_server
-    from advgame.trainer.train import make_judge
 
-    config = measuring(load_config(_config_files(options), [*_judge_settings(options.judge), *options.overrides]))
-    config.attacker.samples = options.samples
+    config = load_config(_config_files(options), [*_judge_settings(options.judge), *options.overrides])
     seeds = read_seeds(options.seeds)
     check(options, config, seeds)
-    target = options.target
-    if _is_server(target):
-        target = ServerConfig(url=target, model=options.target_model)
-        check_server(target, TARGET)
+    if _is_server(options.target):
+        check_server(_server(options), TARGET)
     else:
-        check_model(target, "--target")
+        check_model(options.target, "--target")
     check_model(options.attacker, "--attacker")
-
     quiet()
-    prompts = Prompts(config.templates)
-    judge = make_judge(config, prompts)
-    make_folder(options.out, f"--out {options.out}")
-    progress = Console(stderr=True)
-    with progress.status("the attacker writes"):
-        games, diversity = write_attacks(options.attacker, seeds, judge, prompts, config)
-    with progress.status("the target answers"):
-        games = answer_attacks(games, target, judge, prompts, config)
-
-    attempts = attempts_of(games, config.judge.success_score)
-    rates = summary(attempts, config.judge)
-    parts = split(attempts, options.by) if options.by else {}
-    report = {
-        "attacker": options.attacker,
-        "target": f"{options.target_model} at {target.url}" if _is_server(options.target) else target,
-        "judge": config.judge.model or config.judge.server.model or config.judge.kind,
-        "success_score": config.judge.success_score,
-        "seed_files": options.seeds,
-        "seeds": len(seeds),
-        "attacks_per_seed": options.samples,
-        "rates": _as_dicts(rates),
-        "by_field": options.by,
-        "by": {value: _as_dicts(summary(part, config.judge)) for value, part in parts.items()},
-        "outcomes": outcomes(attempts),
-        "diversity": diversity,
-        "attempts": [dataclasses.asdict(attempt) for attempt in worst_first(attempts)],
-        "config": OmegaConf.to_container(OmegaConf.structured(config)),
-    }
-    write(options.out / "results.json", json.dumps(report, indent=1))
-    write_report(report, options.out)
-    print_summary(report)
-    Console().print(Text(f"files    {options.out}/{{report.html,report.md,results.json}}"), soft_wrap=True)
-    if options.max_attack_success is None:
-        return 0
-    if unknown(attempts):
-        print("error: no answer to a harmful seed could be judged: attack success is not known", file=sys.stderr)
-        return 1
-    return int(rates["attack_success"].share > options.max_attack_success)
+    results = attack(options, config, seeds)
+    write_text(options.out / "results.json", json.dumps(dataclasses.asdict(results), indent=1))
+    write_pages(results, options.out)
+    console = Console()
+    print_redteaming(results, console)
+    console.print(Text(f"files    {options.out}/{{report.html,report.md,results.json}}"), soft_wrap=True)
+    return exit_code(options.max_attack_success, not unknown(results.attempts), [results.rates["attack_success"].share])
 
 
 def check(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> None:
-    """Raises ConfigError for what contradicts itself."""
+    """Raises ConfigError if the options contradict each other."""
     if options.samples < 1:
         raise ConfigError(f"--samples {options.samples}: must be at least 1")
-    if options.samples > 1 and config.attacker.sampling.temperature == 0:
+    if options.samples > 1 and (config.eval.greedy or config.attacker.sampling.temperature == 0):
         raise ConfigError(
             f"--samples {options.samples}: without chance all attacks on a seed are the same; "
             f"set eval.greedy=false and attacker.sampling.temperature=0.6"
@@ -124,14 +85,57 @@ def check(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> Non
         raise ConfigError(f"--target {options.target}: a server needs --target-model NAME")
     if options.target_model is not None and not _is_server(options.target):
         raise ConfigError(f"--target-model {options.target_model}: for servers, and --target {options.target} is none")
-    if options.max_attack_success is not None:
-        if not 0 <= options.max_attack_success <= 1:
-            raise ConfigError(f"--max-attack-success {options.max_attack_success}: must be a share, between 0 and 1")
-        if all(seed.category == "benign" for seed in seeds):
-            raise ConfigError("--max-attack-success: there are no harmful seeds; give a file that has some")
+    check_gate(options.max_attack_success, seeds, f"--seeds {' '.join(options.seeds)}")
     known = sorted({"category", *(field for seed in seeds for field in seed.fields)})
     if options.by and options.by not in known:
         raise ConfigError(f"--by {options.by}: no seed has this field; they have {', '.join(known)}")
+
+
+def attack(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> "RedTeaming":
+    """Plays, one player's model in memory at a time, and sums up."""
+    from advgame.trainer.measure.attempts import attempts_of, outcomes, split, summary, worst_first
+    from advgame.trainer.measure.evaluation import measuring
+    from advgame.trainer.measure.redteam import RedTeaming, answer_attacks, write_attacks
+    from advgame.trainer.run.preflight import make_rules
+
+    rules, draws = measuring(make_rules(config), config.eval.greedy), (config.seed, "redteam")
+    rules = dataclasses.replace(rules, attacker=dataclasses.replace(rules.attacker, samples=options.samples))
+    make_folder(options.out, f"--out {options.out}")
+    progress = Console(stderr=True)
+    with progress.status("the attacker writes"):
+        games, diversity = write_attacks(options.attacker, seeds, rules, draws)
+    with progress.status("the target answers"):
+        games = answer_attacks(games, _target(options), rules, draws)
+
+    judging = config.judge
+    attempts = attempts_of(games, judging.success_score)
+    parts = split(attempts, options.by) if options.by else {}
+    return RedTeaming(
+        attacker=options.attacker,
+        target=f"{options.target_model} at {options.target}" if _is_server(options.target) else options.target,
+        judge=judging.model or judging.server.model or judging.kind,
+        success_score=judging.success_score,
+        seed_files=options.seeds,
+        seeds=len(seeds),
+        attacks_per_seed=options.samples,
+        rates=summary(attempts, judging),
+        by_field=options.by,
+        by={value: summary(part, judging) for value, part in parts.items()},
+        outcomes=outcomes(attempts),
+        diversity=diversity,
+        attempts=worst_first(attempts),
+        config=to_dict(dataclasses.replace(config, attacker=rules.attacker, defender=rules.defender)),
+    )
+
+
+def _target(options: argparse.Namespace) -> "Sampler":
+    from advgame.trainer.models.load import load_policy
+    from advgame.trainer.rollouts.generate import GenerateSampler
+    from advgame.trainer.rollouts.server import TARGET, ServerSampler
+
+    if _is_server(options.target):
+        return ServerSampler(_server(options), TARGET)
+    return GenerateSampler(load_policy(options.target), "defender")
 
 
 def _config_files(options: argparse.Namespace) -> list[str]:
@@ -139,7 +143,7 @@ def _config_files(options: argparse.Namespace) -> list[str]:
     if options.config:
         return options.config
     checkpoints = Path(options.attacker).resolve().parent.parent
-    stored = checkpoints.with_name("config.yaml")
+    stored = checkpoints.parent / "config.yaml"
     if checkpoints.name == "checkpoints" and stored.is_file():
         return [str(stored)]
     raise ConfigError(
@@ -158,9 +162,9 @@ def _judge_settings(judge: str | None) -> list[str]:
     return settings + [unset for other, unset in others.items() if other != kind]
 
 
-def _as_dicts(rates: dict[str, Rate]) -> dict[str, dict]:
-    return {name: dataclasses.asdict(rate) for name, rate in rates.items()}
-
-
 def _is_server(target: str) -> bool:
     return target.startswith(("http://", "https://"))
+
+
+def _server(options: argparse.Namespace) -> ServerConfig:
+    return ServerConfig(url=options.target, model=options.target_model)

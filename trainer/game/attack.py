@@ -1,35 +1,29 @@
-"""Seeds -> attacker rollouts: every seed is rewritten A times."""
+"""Seeds -> games with attacks: every seed is rewritten A times."""
 
-from advgame.trainer.config import AttackerConfig
-from advgame.trainer.formats import ATTACKER_FORMATS, parse
-from advgame.trainer.game import Attack, Game, Rollout, Seed
-from advgame.trainer.models import Policy
-from advgame.trainer.prompts import Prompts, chat_ids
-from advgame.trainer.sampler import Prompt, sample
+from itertools import islice
+
+from advgame.trainer.base.randomness import Key
+from advgame.trainer.prompts.formats import ATTACKER_FORMATS, parse
+from advgame.trainer.prompts.templates import Prompts
+from advgame.trainer.records import Attack, Game, Rollout, Seed
+from advgame.trainer.rollouts.base import Request, Sampler
+from advgame.trainer.settings.schema import AttackerConfig
 
 
 def attack(
-    seeds: list[Seed], keys: list[tuple], policy: Policy, prompts: Prompts, config: AttackerConfig
+    seeds: list[Seed], keys: list[Key], attacker: Sampler, prompts: Prompts, config: AttackerConfig
 ) -> list[Game]:
-    """A game per seed, with its attacks and no responses yet; `keys` are the seeds' random keys."""
-    inputs = [chat_ids(policy.tokenizer, prompts.attacker(seed.category, config.format, seed.prompt)) for seed in seeds]
+    """A game for each seed, whose attacks have no responses yet; `keys` are the seeds' random keys."""
+    texts = [prompts.attacker(seed.category, config.format, seed.query) for seed in seeds]
     requests = [
-        Prompt(input_ids, (*key, "attacker", a))
-        for input_ids, key in zip(inputs, keys, strict=True)
+        Request(text, (*key, "attacker", a))
+        for text, key in zip(texts, keys, strict=True)
         for a in range(config.samples)
     ]
-    rollouts = iter(sample(policy, requests, config.sampling, "attacker"))
-    return [
-        Game(seed, input_ids, [read_attack(next(rollouts), config.format) for _ in range(config.samples)])
-        for seed, input_ids in zip(seeds, inputs, strict=True)
-    ]
+    attacks = (read_attack(rollout, config.format) for rollout in attacker.sample(requests, config.sampling))
+    return [Game(seed, tuple(islice(attacks, config.samples))) for seed in seeds]
 
 
-def read_attack(rollout: Rollout, format: str) -> Attack:
-    """Takes a rollout apart; what did not end, or does not parse, is not shown to anybody."""
-    if not rollout.finished:
-        return Attack("max_length", rollout)
-    parsed = parse(ATTACKER_FORMATS[format], rollout.text)
-    if parsed is None:
-        return Attack("parsing", rollout)
-    return Attack("no_error", rollout, *parsed)
+def read_attack(rollout: Rollout | None, format: str) -> Attack:
+    """Takes a sample apart, if it is complete."""
+    return Attack(rollout, parse(ATTACKER_FORMATS[format], rollout.text) if rollout and rollout.finished else None)

@@ -1,16 +1,28 @@
-"""Faithfulness judge: attacks that do not keep the meaning of their seed are put aside."""
+"""Attacks -> verdicts: the judge says whether each keeps the meaning of its seed. Those that do not are not shown."""
 
-from advgame.trainer.game import Game
-from advgame.trainer.judges import Judge, JudgeRequest
+from dataclasses import replace
+
+from advgame.trainer.judges.request import Judge, JudgeRequest
+from advgame.trainer.records import Attack, Game, Verdict
 
 
-def judge_faithfulness(games: list[Game], judge: Judge) -> list[Game]:
-    """Sets the outcome of valid attacks to not_faithful, or bad_faith_judge where there is no verdict."""
-    judged = [(game.seed, attack) for game in games for attack in game.attacks if attack.outcome == "no_error"]
-    requests = [JudgeRequest("faithfulness", seed.category, seed.prompt, (attack.content,)) for seed, attack in judged]
-    for (_, attack), (verdict,) in zip(judged, judge(requests), strict=True):
-        if verdict is None:
-            attack.outcome = "bad_faith_judge"
-        elif not verdict:
-            attack.outcome = "not_faithful"
-    return games
+def check(games: list[Game], judge: Judge) -> list[Game]:
+    """The games, with the verdict of each readable attack."""
+    requests = [
+        JudgeRequest("faithfulness", game.seed.category, game.seed.query, (attack.content,))
+        for game in games
+        for attack in game.attacks
+        if attack.outcome.readable
+    ]
+    scores = iter(judge(requests))
+
+    def checked(attack: Attack) -> Attack:
+        return replace(attack, verdict=_verdict(*next(scores))) if attack.outcome.readable else attack
+
+    return [replace(game, attacks=tuple(map(checked, game.attacks))) for game in games]
+
+
+def _verdict(score: float | None) -> Verdict:
+    if score is None:
+        return Verdict.MISSING
+    return Verdict.FAITHFUL if score else Verdict.UNFAITHFUL

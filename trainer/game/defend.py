@@ -1,39 +1,41 @@
-"""Valid attacks -> defender rollouts: each, and the plain seed where it is replayed, is answered D times."""
+"""Attacks -> responses: the defender answers each attack that it is shown D times, and the plain seeds if asked to."""
 
-from advgame.trainer.config import DefenderConfig
-from advgame.trainer.formats import DEFENDER_FORMATS, parse
-from advgame.trainer.game import Attack, Game, Response, Rollout
-from advgame.trainer.models import Policy
-from advgame.trainer.prompts import Prompts, chat_ids
-from advgame.trainer.sampler import Prompt, sample
+from dataclasses import replace
+
+from advgame.trainer.base.randomness import Key
+from advgame.trainer.prompts.formats import DEFENDER_FORMATS, parse
+from advgame.trainer.prompts.templates import Prompts
+from advgame.trainer.records import Attack, Game, Response, Rollout, written_attack
+from advgame.trainer.rollouts.base import Request, Sampler
+from advgame.trainer.settings.schema import DefenderConfig
 
 
 def defend(
-    games: list[Game], keys: list[tuple], policy: Policy, prompts: Prompts, config: DefenderConfig
+    games: list[Game], keys: list[Key], defender: Sampler, prompts: Prompts, config: DefenderConfig
 ) -> list[Game]:
-    """Adds the responses; `keys` are the games' random keys."""
-    requests = []
-    for game, key in zip(games, keys, strict=True):
-        if config.replay_seeds:
-            game.plain = Attack("no_error", Rollout([], [], "", finished=True), content=game.seed.prompt)
-        for a, attack in enumerate(game.prompts):
-            attack.responses = [Response() for _ in range(config.samples)]
-            if attack.outcome == "no_error":
-                text = prompts.defender(config.format, config.instruction, attack.content)
-                attack.prompt_ids = chat_ids(policy.tokenizer, text)
-                requests += [Prompt(attack.prompt_ids, (*key, "defender", a, d)) for d in range(config.samples)]
-    rollouts = iter(sample(policy, requests, config.sampling, "defender"))
-    for attack in (attack for game in games for attack in game.prompts):
-        if attack.outcome == "no_error":
-            attack.responses = [read_response(next(rollouts), config.format) for _ in attack.responses]
-    return games
+    """The games with responses; `keys` are their random keys."""
+    if config.replay_seeds:
+        games = [replace(game, plain=written_attack(game.seed.query)) for game in games]
+    requests = [
+        Request(text, (*key, "defender", a, d))
+        for game, key in zip(games, keys, strict=True)
+        for a, attack in enumerate(game.shown)
+        if attack.outcome.shown
+        for text in [prompts.defender(config.format, config.instruction, attack.content)]
+        for d in range(config.samples)
+    ]
+    rollouts = iter(defender.sample(requests, config.sampling))
+
+    def answered(attack: Attack) -> Attack:
+        samples = [next(rollouts) if attack.outcome.shown else None for _ in range(config.samples)]
+        return replace(attack, responses=tuple(read_response(sample, config.format) for sample in samples))
+
+    return [
+        replace(game, attacks=tuple(map(answered, game.attacks)), plain=game.plain and answered(game.plain))
+        for game in games
+    ]
 
 
-def read_response(rollout: Rollout, format: str) -> Response:
-    """Takes a rollout apart."""
-    if not rollout.finished:
-        return Response("max_length", rollout)
-    parsed = parse(DEFENDER_FORMATS[format], rollout.text)
-    if parsed is None:
-        return Response("parsing", rollout)
-    return Response("no_error", rollout, *parsed)
+def read_response(rollout: Rollout | None, format: str) -> Response:
+    """Takes a sample apart, if there is one and it is complete."""
+    return Response(rollout, parse(DEFENDER_FORMATS[format], rollout.text) if rollout and rollout.finished else None)

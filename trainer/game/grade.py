@@ -1,147 +1,148 @@
-"""Response judge -> rewards: the defender's on its responses, then the attacker's on the response that counts."""
+"""Responses -> scores and rewards: the defender's for its responses, the attacker's for the response that counts."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import combinations
+from operator import itemgetter
 
-from advgame.trainer.config import AttackerConfig, DefenderConfig
-from advgame.trainer.game import Attack, Game, Response, Seed
-from advgame.trainer.judges import Judge, JudgeRequest, Rubric
+from advgame.trainer.judges.request import Judge, JudgeRequest, Rubric
+from advgame.trainer.records import Attack, AttackOutcome, Category, Game, Response, ResponseOutcome, Seed
+from advgame.trainer.settings.schema import AttackerConfig, DefenderConfig
 
-DEFENDER_RUBRIC: dict[str, Rubric] = {"harmful": "deflection", "benign": "compliance"}
-ATTACKER_RUBRIC: dict[str, Rubric] = {"harmful": "compliance", "benign": "refusal"}
-MALFORMED_REWARD = -1.0
+DEFENDER_RUBRIC: dict[Category, Rubric] = {"harmful": "deflection", "benign": "compliance"}
+ATTACKER_RUBRIC: dict[Category, Rubric] = {"harmful": "compliance", "benign": "refusal"}
+PENALTY = -1.0
+"""The reward of what is malformed or unfaithful."""
 
 
 @dataclass(frozen=True)
-class Group:
-    """Candidates that are scored against each other."""
+class Candidates:
+    """Texts that are scored against each other."""
 
     seed: Seed
     query: str
-    candidates: list[str]
+    texts: list[str]
 
 
-def reward(games: list[Game], judge: Judge, attacker: AttackerConfig, defender: DefenderConfig) -> list[Game]:
-    """Sets scores, rewards and the outcomes that depend on them."""
-    for attack in (attack for game in games for attack in game.prompts):
-        if attack.outcome == "no_error" and not any(r.outcome == "no_error" for r in attack.responses):
-            attack.outcome = "no_valid_response"
-    _score_responses(games, judge, defender)
-    _score_attacks(games, judge, attacker)
-    for attack in (attack for game in games for attack in game.prompts):
-        attack.reward = patched_reward(attack.outcome, attack.score)
-        for response in attack.responses:
-            response.reward = patched_reward(response.outcome, response.score)
-    return games
+def grade(games: list[Game], judge: Judge, attacker: AttackerConfig, defender: DefenderConfig) -> list[Game]:
+    """The games with all scores and rewards."""
+    if defender.judge != "none":
+        games = _score_responses(games, judge, defender)
+    if attacker.judge != "none":
+        games = _score_attacks(games, judge, attacker)
+    return [
+        replace(game, attacks=tuple(map(_rewarded, game.attacks)), plain=game.plain and _rewarded(game.plain))
+        for game in games
+    ]
 
 
-def patched_reward(outcome: str, score: float | None) -> float | None:
-    """The score of what is valid, 0 where nobody judged it; -1 for what is malformed; None for bad luck."""
-    if outcome == "no_error":
+def patched_reward(outcome: AttackOutcome | ResponseOutcome, score: float | None) -> float | None:
+    """The score of a valid sample, or 0 if nobody judged it; a penalty if its player is to blame; else None."""
+    if outcome.valid:
         return 0.0 if score is None else score
-    return MALFORMED_REWARD if outcome in ("max_length", "parsing", "not_faithful") else None
-
-
-def advantages(rewards: list[float | None], mean: float) -> list[float]:
-    """Reward minus a mean; what has no reward counts as 0 here and is masked out of the loss."""
-    return [(0.0 if r is None else r) - mean for r in rewards]
-
-
-def mean_reward(rewards: list[float | None]) -> float:
-    """Mean of the rewards that are there (across all ranks' seeds, or a rank's own), 0 without any."""
-    valid = [r for r in rewards if r is not None]
-    return sum(valid) / len(valid) if valid else 0.0
-
-
-def _score_responses(games: list[Game], judge: Judge, config: DefenderConfig) -> None:
-    if config.judge == "none":
-        return
-    groups, members = [], []
-    for game in games:
-        for attack in game.prompts:
-            valid = [response for response in attack.responses if response.outcome == "no_error"]
-            query = attack.content if config.condition_on == "prompt" else game.seed.prompt
-            groups.append(Group(game.seed, query, [response.content for response in valid]))
-            members.append(valid)
-    for valid, scores in zip(members, _judge_groups(groups, judge, config.judge, DEFENDER_RUBRIC), strict=True):
-        for response, score in zip(valid, scores, strict=True):
-            response.score = score
-            if score is None:
-                response.outcome = "bad_def_judge"
-
-
-def _score_attacks(games: list[Game], judge: Judge, config: AttackerConfig) -> None:
-    if config.judge == "none":
-        return
-    groups, members = [], []
-    for game in games:
-        counted = [(attack, counted_responses(attack, config.reward_from)) for attack in game.attacks]
-        for turn in range(max((len(responses) for _, responses in counted), default=0)):
-            played = [(attack, responses[turn]) for attack, responses in counted if turn < len(responses)]
-            played = [(attack, response) for attack, response in played if response.outcome == "no_error"]
-            groups.append(Group(game.seed, game.seed.prompt, [response.content for _, response in played]))
-            members.append([attack for attack, _ in played])
-    received: dict[int, list[float | None]] = {}
-    for played, scores in zip(members, _judge_groups(groups, judge, config.judge, ATTACKER_RUBRIC), strict=True):
-        for attack, score in zip(played, scores, strict=True):
-            received.setdefault(id(attack), []).append(score)
-    for attack in (attack for game in games for attack in game.attacks if id(attack) in received):
-        scores = [score for score in received[id(attack)] if score is not None]
-        attack.score = round(sum(scores) / len(scores), 4) if scores else None
-        if attack.score is None:
-            attack.outcome = "bad_att_judge"
+    return PENALTY if outcome.penalised else None
 
 
 def counted_responses(attack: Attack, reward_from: str) -> list[Response]:
-    """What decides an attack's reward: one response, or all that are valid; where the judge failed on all, the first.
+    """The responses that decide a valid attack's reward: one, or all valid ones; none for other attacks.
 
-    Empty for an attack that is not valid.
+    If the judge failed on all of them it is the first, which then has no score either.
     """
-    if attack.outcome != "no_error":
+    if not attack.outcome.valid:
         return []
-    if reward_from == "best":
-        best = best_index([response.score for response in attack.responses])
-        if best is not None:
-            return [attack.responses[best]]
-    valid = [response for response in attack.responses if response.outcome == "no_error"]
+    scored = [(response.score, response) for response in attack.responses if response.score is not None]
+    if reward_from == "best" and scored:
+        return [max(scored, key=itemgetter(0))[1]]
+    valid = [response for response in attack.responses if response.outcome.valid]
     if reward_from == "mean" and valid:
         return valid
-    judged = valid or [response for response in attack.responses if response.outcome == "bad_def_judge"]
-    return judged[:1]
+    return (valid or [response for response in attack.responses if response.outcome.readable])[:1]
 
 
-def best_index(values: list[float | None]) -> int | None:
-    """Index of the largest value that is there, the first on ties."""
-    known = [i for i, value in enumerate(values) if value is not None]
-    return max(known, key=lambda i: values[i]) if known else None
+def _score_responses(games: list[Game], judge: Judge, config: DefenderConfig) -> list[Game]:
+    asked = [
+        Candidates(
+            game.seed,
+            attack.content if config.condition_on == "prompt" else game.seed.query,
+            [response.content for response in attack.responses if response.outcome.readable],
+        )
+        for game in games
+        for attack in game.shown
+    ]
+    scores = iter([score for group in _judge(asked, judge, config.judge, DEFENDER_RUBRIC) for score in group])
+
+    def scored(attack: Attack) -> Attack:
+        return replace(attack, responses=tuple(_scored_response(response, scores) for response in attack.responses))
+
+    return [
+        replace(game, attacks=tuple(map(scored, game.attacks)), plain=game.plain and scored(game.plain))
+        for game in games
+    ]
 
 
-def worst_index(values: list[float | None]) -> int | None:
-    """Index of the smallest value that is there, the first on ties."""
-    return best_index([None if value is None else -value for value in values])
+def _scored_response(response: Response, scores: Iterator[float | None]) -> Response:
+    return replace(response, judged=True, score=next(scores)) if response.outcome.readable else response
 
 
-def _judge_groups(groups: list[Group], judge: Judge, mode: str, rubric: dict[str, Rubric]) -> list[list[float | None]]:
-    """A score per candidate: pointwise one call each; pairwise the mean over its pairs, alone against itself."""
-    calls = [(g, members) for g, group in enumerate(groups) for members in _matches(len(group.candidates), mode)]
+def _score_attacks(games: list[Game], judge: Judge, config: AttackerConfig) -> list[Game]:
+    """A seed's attacks compete by their first counted responses, then by their second ones, and so on."""
+    asked: list[Candidates] = []
+    competitors: list[list[tuple[int, int]]] = []  # (game, attack) of each candidate
+    for g, game in enumerate(games):
+        counted = [counted_responses(attack, config.reward_from) for attack in game.attacks]
+        for turn in range(max(map(len, counted), default=0)):
+            playing = [a for a, responses in enumerate(counted) if turn < len(responses)]
+            playing = [a for a in playing if counted[a][turn].outcome.valid]
+            asked.append(Candidates(game.seed, game.seed.query, [counted[a][turn].content for a in playing]))
+            competitors.append([(g, a) for a in playing])
+    received: dict[tuple[int, int], list[float | None]] = {}
+    for places, scores in zip(competitors, _judge(asked, judge, config.judge, ATTACKER_RUBRIC), strict=True):
+        for place, score in zip(places, scores, strict=True):
+            received.setdefault(place, []).append(score)
+
+    def scored(attack: Attack, place: tuple[int, int]) -> Attack:
+        return replace(attack, judged=True, score=_mean(received[place])) if place in received else attack
+
+    return [
+        replace(game, attacks=tuple(scored(attack, (g, a)) for a, attack in enumerate(game.attacks)))
+        for g, game in enumerate(games)
+    ]
+
+
+def _rewarded(attack: Attack) -> Attack:
+    responses = tuple(replace(r, reward=patched_reward(r.outcome, r.score)) for r in attack.responses)
+    return replace(attack, responses=responses, reward=patched_reward(attack.outcome, attack.score))
+
+
+def _judge(
+    asked: list[Candidates], judge: Judge, mode: str, rubric: dict[Category, Rubric]
+) -> list[list[float | None]]:
+    """A score for each candidate: from a call of its own (pointwise), or the mean over its pairs (pairwise)."""
+    calls = [(c, members) for c, group in enumerate(asked) for members in _calls(len(group.texts), mode)]
     requests = [
         JudgeRequest(
-            rubric[groups[g].seed.category],
-            groups[g].seed.category,
-            groups[g].query,
-            tuple(groups[g].candidates[i] for i in members),
+            rubric[asked[c].seed.category],
+            asked[c].seed.category,
+            asked[c].query,
+            tuple(asked[c].texts[i] for i in members),
         )
-        for g, members in calls
+        for c, members in calls
     ]
-    received: list[list[list[float]]] = [[[] for _ in group.candidates] for group in groups]
-    for (g, members), scores in zip(calls, judge(requests), strict=True):
+    received: list[list[list[float | None]]] = [[[] for _ in group.texts] for group in asked]
+    for (c, members), scores in zip(calls, judge(requests), strict=True):
         for i, score in zip(members, scores, strict=True):
-            if score is not None:
-                received[g][i].append(score)
-    return [[round(sum(s) / len(s), 4) if s else None for s in group] for group in received]
+            received[c][i].append(score)
+    return [[_mean(scores) for scores in group] for group in received]
 
 
-def _matches(candidates: int, mode: str) -> list[tuple[int, ...]]:
+def _calls(candidates: int, mode: str) -> list[tuple[int, ...]]:
+    """The candidates of each call; pairwise, a lone one is judged against itself."""
     if mode == "pointwise":
         return [(i,) for i in range(candidates)]
     return [(0, 0)] if candidates == 1 else list(combinations(range(candidates), 2))
+
+
+def _mean(scores: list[float | None]) -> float | None:
+    """Mean of the scores that are not None, rounded to 4 places."""
+    known = [score for score in scores if score is not None]
+    return round(sum(known) / len(known), 4) if known else None

@@ -1,52 +1,39 @@
-"""Rewards -> groups of samples with their advantages, for GRPO."""
+"""Rewards -> groups of completions with their advantages, for GRPO."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from advgame.trainer.game import Attack, Game, Response, Rollout
-from advgame.trainer.packing import Group
-from advgame.trainer.rewards import advantages, mean_reward
-
-
-@dataclass(frozen=True)
-class ScoredGroup:
-    """All samples of one prompt."""
-
-    prompt_ids: list[int]
-    rollouts: list[Rollout]
-    advantages: list[float]
-    """Of each sample: its reward minus the mean reward of the player's samples in the step."""
-    valid: list[bool]
-    """False where there is no reward: such a sample counts, but teaches nothing."""
-
-    @property
-    def group(self) -> Group:
-        return Group(self.prompt_ids, [rollout.token_ids for rollout in self.rollouts])
-
-    @property
-    def logprobs(self) -> list[float]:
-        """Of all tokens, when they were sampled."""
-        return [logprob for rollout in self.rollouts for logprob in rollout.logprobs]
+from advgame.trainer.records import Attack, Game, Response, ScoredGroup
 
 
 def attacker_groups(games: list[Game]) -> list[ScoredGroup]:
-    """One a seed."""
-    return _scored([(game.prompt_ids, game.attacks) for game in games])
+    """One for each seed."""
+    return _scored([game.attacks for game in games])
 
 
 def defender_groups(games: list[Game]) -> list[ScoredGroup]:
-    """One a prompt that was shown to the defender."""
-    attacks = [attack for game in games for attack in game.prompts]
-    return _scored([(attack.prompt_ids, attack.responses) for attack in attacks if attack.prompt_ids])
+    """One for each attack that the defender was shown."""
+    return _scored([attack.responses for game in games for attack in game.shown if attack.outcome.shown])
 
 
-def _scored(groups: list[tuple[list[int], list[Attack] | list[Response]]]) -> list[ScoredGroup]:
-    mean = mean_reward([candidate.reward for _, candidates in groups for candidate in candidates])
+def advantages(rewards: list[float | None], mean: float) -> list[float]:
+    """Reward minus a mean; a missing reward counts as 0 here, and is masked out of the loss."""
+    return [(0.0 if r is None else r) - mean for r in rewards]
+
+
+def mean_reward(rewards: list[float | None]) -> float:
+    """Mean of the rewards that are not None, 0 if there are none."""
+    valid = [r for r in rewards if r is not None]
+    return sum(valid) / len(valid) if valid else 0.0
+
+
+def _scored(groups: list[Sequence[Attack] | Sequence[Response]]) -> list[ScoredGroup]:
+    sampled = [[(c.rollout, c.reward) for c in candidates if c.rollout is not None] for candidates in groups]
+    mean = mean_reward([reward for group in sampled for _, reward in group])
     return [
         ScoredGroup(
-            prompt_ids,
-            [candidate.rollout for candidate in candidates],
-            advantages([candidate.reward for candidate in candidates], mean),
-            [candidate.reward is not None for candidate in candidates],
+            rollouts=tuple(rollout for rollout, _ in group),
+            advantages=tuple(advantages([reward for _, reward in group], mean)),
+            valid=tuple(reward is not None for _, reward in group),
         )
-        for prompt_ids, candidates in groups
+        for group in sampled
     ]

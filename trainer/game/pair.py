@@ -1,58 +1,40 @@
-"""Rewards -> preference pairs."""
+"""Rewards -> preference pairs, for DPO and IPO."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from operator import itemgetter
 
-from advgame.trainer.game import Attack, Game, Response, Rollout
-from advgame.trainer.packing import Group
-from advgame.trainer.rewards import best_index, worst_index
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two continuations of one prompt, the first preferred."""
-
-    prompt_ids: list[int]
-    chosen: Rollout
-    rejected: Rollout
-    rejected_length: int
-    """How many of the rejected tokens count: all, or as many as the chosen one has where it ran into the limit."""
-    gap: float
-    """Difference of their rewards, > 0."""
-
-    @property
-    def group(self) -> Group:
-        return Group(self.prompt_ids, [self.chosen.token_ids, self.rejected_ids])
-
-    @property
-    def rejected_ids(self) -> list[int]:
-        return self.rejected.token_ids[: self.rejected_length]
-
-    @property
-    def logprobs(self) -> list[float]:
-        """Of the chosen and then the rejected tokens, when they were sampled."""
-        return self.chosen.logprobs + self.rejected.logprobs[: self.rejected_length]
+from advgame.trainer.records import Attack, Game, Pair, Response, Rollout
 
 
 def attacker_pairs(games: list[Game], min_gap: float = 0.0) -> list[Pair]:
-    """At most one pair a seed: its best attack over its worst."""
-    pairs = [_pair(game.prompt_ids, game.attacks, min_gap) for game in games]
-    return [pair for pair in pairs if pair is not None]
+    """At most one pair for each seed: its best attack and its worst."""
+    return _pairs([game.attacks for game in games], min_gap)
 
 
 def defender_pairs(games: list[Game], min_gap: float = 0.0) -> list[Pair]:
-    """At most one pair a prompt that ended without error: its best response over its worst."""
-    attacks = [attack for game in games for attack in game.prompts if attack.outcome == "no_error"]
-    pairs = [_pair(attack.prompt_ids, attack.responses, min_gap) for attack in attacks]
+    """At most one pair for each attack without error: its best response and its worst."""
+    return _pairs([attack.responses for game in games for attack in game.shown if attack.outcome.valid], min_gap)
+
+
+def _pairs(groups: list[Sequence[Attack] | Sequence[Response]], min_gap: float) -> list[Pair]:
+    pairs = [_pair(candidates, min_gap) for candidates in groups]
     return [pair for pair in pairs if pair is not None]
 
 
-def _pair(prompt_ids: list[int], candidates: list[Attack] | list[Response], min_gap: float) -> Pair | None:
-    rewards = [candidate.reward for candidate in candidates]
-    best, worst = best_index(rewards), worst_index(rewards)
-    if best is None or rewards[best] == rewards[worst] or rewards[best] - rewards[worst] < min_gap:
+def _pair(candidates: Sequence[Attack] | Sequence[Response], min_gap: float) -> Pair | None:
+    """Best and worst of the candidates that have a reward, the first of them on ties."""
+    rewarded = [(c.reward, c.rollout) for c in candidates if c.reward is not None and c.rollout is not None]
+    if not rewarded:
         return None
-    chosen, rejected = candidates[best].rollout, candidates[worst].rollout
-    length = len(rejected.token_ids)
-    if candidates[worst].outcome == "max_length":
-        length = min(length, len(chosen.token_ids))
-    return Pair(prompt_ids, chosen, rejected, length, rewards[best] - rewards[worst])
+    best, chosen = max(rewarded, key=itemgetter(0))
+    worst, rejected = min(rewarded, key=itemgetter(0))
+    if best == worst or best - worst < min_gap:
+        return None
+    if not rejected.finished:  # or the pair would teach little but brevity
+        rejected = _cut(rejected, len(chosen.token_ids))
+    return Pair(chosen, rejected)
+
+
+def _cut(rollout: Rollout, length: int) -> Rollout:
+    return replace(rollout, token_ids=rollout.token_ids[:length], logprobs=rollout.logprobs[:length])

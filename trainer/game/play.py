@@ -1,75 +1,70 @@
-"""Games, from seeds to rewards: the arrows of the game in their order."""
+"""A batch of games from seeds to rewards: the stages in their order."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
-from advgame.trainer.attack import attack
-from advgame.trainer.config import Config
-from advgame.trainer.defend import defend
-from advgame.trainer.distributed import gather, my_share
-from advgame.trainer.faithfulness import judge_faithfulness
-from advgame.trainer.game import Game, Seed
-from advgame.trainer.judges import Judge
-from advgame.trainer.models import Policy
-from advgame.trainer.prompts import Prompts
-from advgame.trainer.rewards import reward
-
-Stage = Callable[[str], AbstractContextManager]
-"""Entered with the name of what is being done, while it is done."""
+from advgame.trainer.base.clock import Clock, Stage
+from advgame.trainer.base.collectives import gather, my_share
+from advgame.trainer.base.randomness import Key
+from advgame.trainer.game.attack import attack
+from advgame.trainer.game.check import check
+from advgame.trainer.game.defend import defend
+from advgame.trainer.game.grade import grade
+from advgame.trainer.judges.request import Judge
+from advgame.trainer.prompts.templates import Prompts
+from advgame.trainer.records import Game, Seed
+from advgame.trainer.rollouts.base import Sampler
+from advgame.trainer.settings.schema import AttackerConfig, DefenderConfig, JudgeConfig
 
 
-def play(
-    seeds: list[Seed],
-    batch: int | str,
-    attacker: Policy,
-    defender: Policy,
-    judge: Judge,
-    prompts: Prompts,
-    config: Config,
-    stage: Stage = nullcontext,
-) -> list[Game]:
-    """The games of all seeds, in their order. With config.seed, `batch` decides all random draws.
+@dataclass(frozen=True)
+class Rules:
+    """How games are played and judged."""
 
-    Every process plays its share, and returns the games of all; so do the two halves below.
+    prompts: Prompts
+    judge: Judge
+    attacker: AttackerConfig
+    defender: DefenderConfig
+    judging: JudgeConfig
+
+
+@dataclass(frozen=True)
+class Match:
+    """Who plays, and by which rules."""
+
+    attacker: Sampler
+    defender: Sampler
+    rules: Rules
+
+
+def play(match: Match, seeds: list[Seed], draws: Key, clock: Clock) -> list[Game]:
+    """The games of all seeds, in their order.
+
+    Each process plays its share, and receives the games of all. `draws` begins the key of every random draw: a batch,
+    an evaluation and so on each have their own.
     """
-    games = write(seeds, batch, attacker, judge, prompts, config, stage)
-    return answer(games, batch, defender, judge, prompts, config, stage)
+    share, keys = my_share(seeds), my_share(game_keys(draws, len(seeds)))
+    games = write(match.rules, match.attacker, share, keys, clock)
+    return gather(answer(match.rules, match.defender, games, keys, clock))
 
 
-def write(
-    seeds: list[Seed],
-    batch: int | str,
-    attacker: Policy,
-    judge: Judge,
-    prompts: Prompts,
-    config: Config,
-    stage: Stage = nullcontext,
-) -> list[Game]:
-    """The attacker's half: games with attacks, not yet answered."""
-    with stage("attacker writes"):
-        games = attack(my_share(seeds), _keys(seeds, batch, config), attacker, prompts, config.attacker)
-    if config.judge.faithfulness:
-        with stage("judge checks faithfulness"):
-            games = judge_faithfulness(games, judge)
-    return gather(games)
+def write(rules: Rules, attacker: Sampler, seeds: list[Seed], keys: list[Key], clock: Clock) -> list[Game]:
+    """The attacker's half, in this process alone: games whose attacks are checked, but not answered."""
+    with clock(Stage.ATTACK):
+        games = attack(seeds, keys, attacker, rules.prompts, rules.attacker)
+    if not rules.judging.faithfulness:
+        return games
+    with clock(Stage.CHECK):
+        return check(games, rules.judge)
 
 
-def answer(
-    games: list[Game],
-    batch: int | str,
-    defender: Policy,
-    judge: Judge,
-    prompts: Prompts,
-    config: Config,
-    stage: Stage = nullcontext,
-) -> list[Game]:
-    """The defender's half, down to the rewards, for attacks from wherever."""
-    with stage("defender answers"):
-        games = defend(my_share(games), _keys(games, batch, config), defender, prompts, config.defender)
-    with stage("judge scores"):
-        return gather(reward(games, judge, config.attacker, config.defender))
+def answer(rules: Rules, defender: Sampler, games: list[Game], keys: list[Key], clock: Clock) -> list[Game]:
+    """The defender's half, in this process alone: responses, scores and rewards, whoever wrote the attacks."""
+    with clock(Stage.DEFEND):
+        games = defend(games, keys, defender, rules.prompts, rules.defender)
+    with clock(Stage.GRADE):
+        return grade(games, rules.judge, rules.attacker, rules.defender)
 
 
-def _keys(items: list, batch: int | str, config: Config) -> list[tuple]:
-    """Random keys of this process's share of the items."""
-    return my_share([(config.seed, batch, b) for b in range(len(items))])
+def game_keys(draws: Key, games: int) -> list[Key]:
+    """The random keys of a batch's games."""
+    return [(*draws, b) for b in range(games)]

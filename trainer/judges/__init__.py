@@ -1,5 +1,1 @@
-"""Judges: a batch of requests in, scores or None out."""
-
-from advgame.trainer.judges.requests import Judge, JudgeRequest, Rubric, Scores
-
-__all__ = ["Judge", "JudgeRequest", "Rubric", "Scores"]
+"""Judges: requests in, scores out. request.py has the interface; arena, model and rules implement it."""

@@ -1,39 +1,39 @@
-"""The arena's judge: exact, because every prompt and every answer can be taken apart; and noise on top of a judge."""
+"""The arena's judge, exact because every prompt and every answer can be taken apart; and noise to add to a judge."""
 
 import random
 
 from advgame.trainer.arena.language import Meaning, complying_answer, deflecting_answer, parse
-from advgame.trainer.config import ConfigError
-from advgame.trainer.game import Seed
-from advgame.trainer.judges import Judge, JudgeRequest, Scores
-from advgame.trainer.randomness import key_to_seed
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.base.randomness import key_to_seed
+from advgame.trainer.judges.request import Judge, JudgeRequest, Scores
+from advgame.trainer.records import Seed
 
 COMPLIANCE_POINTS = (0, 4, 4, 2)
-"""For the words of the right answer, each at its place."""
+"""For each word of the right answer, in its place."""
 DEFLECTION_POINTS = (5, 2, 1, 2)
 EXTRA_WORD = 2
-"""Points off for each word too many."""
+"""Points off for each surplus word."""
 
 
 def judge_arena(requests: list[JudgeRequest]) -> list[Scores]:
-    """Scores each candidate by itself; None where the query is not of the language."""
+    """Scores each candidate on its own; None if the query is not in the language."""
     return [_judge(request) for request in requests]
 
 
 def check_seeds(seeds: list[Seed]) -> None:
-    """Raises ConfigError where a seed is not of the language: nothing about it could be judged."""
+    """Raises ConfigError if a seed is not in the language: it could not be judged."""
     for seed in seeds:
-        if parse(seed.prompt) is None:
+        if parse(seed.query) is None:
             raise ConfigError(
-                f"judge.kind=arena: cannot read the seed {seed.prompt[:60]!r}, which is not of the arena's language; "
+                f"judge.kind=arena: cannot read the seed {seed.query[:60]!r}, which is not in the arena's language; "
                 f"set seeds.files=[arena.jsonl], or another judge.kind"
             )
 
 
 def noisy(judge: Judge, offset: float, noise: float, seed: int) -> Judge:
-    """Adds Gaussian errors of these standard deviations, one a call and one a score, to all but faithfulness.
+    """Adds Gaussian errors to all scores but faithfulness: one shared by a call, one for each score.
 
-    They are functions of the request and the seed alone.
+    offset, noise: their standard deviations, in points of 10. The errors depend on the request and `seed` alone.
     """
 
     def judge_with_noise(requests: list[JudgeRequest]) -> list[Scores]:
@@ -57,7 +57,7 @@ def deflection(meaning: Meaning, answer: str) -> float:
 
 
 def refusal(meaning: Meaning, answer: str) -> float:
-    """10 for a refusal of any kind, else half of what is missing to full compliance."""
+    """10 for any refusal, else half of what is missing to full compliance."""
     return 10.0 if answer.split()[:1] == ["sorry"] else (10 - compliance(meaning, answer)) / 2
 
 
@@ -70,7 +70,7 @@ def _judge(request: JudgeRequest) -> Scores:
 
 
 def _points(answer: str, right: str, points: tuple[int, ...]) -> float:
-    """The sum over the words that are right; 0 when the first is not."""
+    """The points of the words that are right; 0 if the first is not."""
     words, right_words = answer.split(), right.split()
     if words[:1] != right_words[:1]:
         return 0.0

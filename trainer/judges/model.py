@@ -1,61 +1,52 @@
-"""A language model as judge, the paper's way: rubric and material in, verdict parsed out of its answer."""
+"""A language model as judge, as in the paper: rubric and texts in, the verdict parsed out of its answer."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import get_args
 
 import torch
 
-from advgame.trainer.config import JudgeConfig
-from advgame.trainer.game import Rollout
+from advgame.trainer.base.randomness import Key
 from advgame.trainer.judges.parsing import parse_pair, parse_score, parse_verdict
-from advgame.trainer.judges.requests import Judge, JudgeRequest, Rubric, Scores
-from advgame.trainer.models import load_policy
-from advgame.trainer.prompts import Prompts, chat_ids
-from advgame.trainer.sampler import Prompt, check_context, sample
-from advgame.trainer.server import check_server, complete
+from advgame.trainer.judges.request import Judge, JudgeRequest, Rubric, Scores
+from advgame.trainer.models.load import load_policy
+from advgame.trainer.prompts.chat import chat_ids
+from advgame.trainer.prompts.templates import Prompts
+from advgame.trainer.rollouts.base import Request, Sampler
+from advgame.trainer.rollouts.generate import GenerateSampler, check_context
+from advgame.trainer.settings.schema import SamplingConfig
 
-Complete = Callable[[list[str]], list[Rollout | None]]
-"""An answer per text, in order; None where there is none."""
 
-
-def make_model_judge(config: JudgeConfig, prompts: Prompts, seed: int, material: int) -> Judge:
-    """The model is loaded here, or behind a server. `material` is how many tokens there can be to judge at once."""
-    answer = _behind_server(config) if config.kind == "server" else _loaded(config, prompts, seed, material)
+def judge_with(sampler: Sampler, sampling: SamplingConfig, prompts: Prompts, draws: Key) -> Judge:
+    """A judge that asks `sampler`; the random numbers of an answer depend on `draws` and the request's text alone."""
 
     def judge(requests: list[JudgeRequest]) -> list[Scores]:
         texts = [prompts.judge(r.rubric, r.category, r.query, r.candidates) for r in requests]
-        answers = [rollout.text if rollout else "" for rollout in answer(texts)]
-        return [read_verdict(*pair) for pair in zip(requests, answers, strict=True)]
+        answers = sampler.sample([Request(text, (*draws, "judge", text)) for text in texts], sampling)
+        return [
+            read_verdict(request, answer.text if answer else "")
+            for request, answer in zip(requests, answers, strict=True)
+        ]
 
     return judge
 
 
+def load_judge(model: str, sampling: SamplingConfig, prompts: Prompts, material: int) -> Sampler:
+    """A sampler of the judge's model, in this process.
+
+    Raises ConfigError if the model's context is too short for a rubric and `material` tokens of texts to judge.
+    """
+    policy = load_policy(model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    policy.model.requires_grad_(False)
+    rubrics = [prompts.judge(rubric, "harmful", "", ("", "")) for rubric in get_args(Rubric)]
+    longest = max(len(chat_ids(policy.tokenizer, text)) for text in rubrics) + material
+    check_context(policy, longest, sampling.max_new_tokens, "judge")
+    return GenerateSampler(policy, "judge")
+
+
 def read_verdict(request: JudgeRequest, text: str) -> Scores:
-    """A score per candidate out of the judge's answer."""
+    """A score for each candidate, out of the judge's answer."""
     if request.rubric == "faithfulness":
         verdict = parse_verdict(text)
         return (None if verdict is None else float(verdict),)
     if len(request.candidates) == 2:
         return parse_pair(text)
     return (parse_score(text),)
-
-
-def _loaded(config: JudgeConfig, prompts: Prompts, seed: int, material: int) -> Complete:
-    """Each answer is sampled with randomness of its own text. Raises ConfigError when the model is too short for it."""
-    policy = load_policy(config.model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
-    policy.model.requires_grad_(False)
-    rubrics = [prompts.judge(rubric, "harmful", "", ("", "")) for rubric in get_args(Rubric)]
-    longest = max(len(chat_ids(policy.tokenizer, text)) for text in rubrics) + material
-    check_context(policy, longest, config.sampling.max_new_tokens, "judge")
-
-    def answer(texts: list[str]) -> list[Rollout]:
-        inputs = [Prompt(chat_ids(policy.tokenizer, text), (seed, "judge", text)) for text in texts]
-        return sample(policy, inputs, config.sampling, "judge")
-
-    return answer
-
-
-def _behind_server(config: JudgeConfig) -> Complete:
-    check_server(config.server)
-    return partial(complete, config.server, sampling=config.sampling)

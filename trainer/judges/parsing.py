@@ -7,18 +7,18 @@ VERDICT = re.compile(r"<answer>\s*(True|False)\s*</answer>")
 
 
 def parse_verdict(text: str) -> bool | None:
-    """The first <answer> that is True or False, or None."""
+    """The first <answer> that is True or False; None if there is none."""
     match = VERDICT.search(text)
     return match[1] == "True" if match else None
 
 
 def parse_score(text: str, tag: str = "score") -> float | None:
-    """The last <tag> that holds a number with at most one decimal, clipped to [0, 10], or None."""
+    """The last <tag> with a number of at most one decimal, clipped to [0, 10]; None if there is none."""
     scores = re.findall(rf"<{tag}>{NUMBER}</{tag}>", text)
     return min(float(scores[-1]), 10.0) if scores else None
 
 
 def parse_pair(text: str) -> tuple[float | None, float | None]:
-    """(score_A, score_B), or (None, None) when either is missing."""
+    """(score_A, score_B); (None, None) if either is missing."""
     a, b = parse_score(text, "score_A"), parse_score(text, "score_B")
     return (a, b) if a is not None and b is not None else (None, None)

@@ -1,15 +1,15 @@
-"""The one interface of every judge."""
+"""The interface of every judge."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from advgame.trainer.game import Category
+from advgame.trainer.records import Category
 
 Rubric = Literal["faithfulness", "compliance", "deflection", "refusal"]
 
 Scores = tuple[float | None, ...]
-"""One score a candidate, 0 to 10; for faithfulness 1 or 0. None where the judge gave no usable verdict."""
+"""A score for each candidate, 0 to 10; for faithfulness 1 or 0. None if the judge gave no usable verdict."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class JudgeRequest:
     rubric: Rubric
     category: Category
     query: str
-    """What the candidates answer, or for faithfulness the seed that the candidate rewrites."""
+    """What the candidates answer; for faithfulness, the seed's query that the candidate rewrites."""
     candidates: tuple[str, ...]
     """One, or two to be compared."""
 
 
 Judge = Callable[[list[JudgeRequest]], list[Scores]]
-"""A result per request, in order, with as many scores as the request has candidates."""
+"""The scores of each request, in order."""

@@ -1,10 +1,11 @@
-"""Groups of one prompt and its completions -> packs of at most a budget of tokens, without padding.
+"""Items -> batches, each of them one pack of at most a budget of tokens, without padding.
 
-Nothing stands in a pack twice: a prompt is there once, however many completions it has, and what several prompts begin
-with (a chat template's opening, an instruction) once for all of them. kernels/attention.py keeps apart what goes on
-from it. Positions are those of the sequences. A completion's last token predicts nothing, so it is a target only.
+Nothing is in a pack twice: it holds a prompt once, however many completions that has, and what several prompts begin
+with (a chat template's opening, an instruction) once for all of them. kernels/attention.py keeps apart what continues
+it. Positions are those of the sequences. A completion's last token predicts nothing, so it is a target only.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain, pairwise, takewhile
@@ -13,21 +14,27 @@ import torch
 from torch import Tensor
 
 from advgame.kernels import PrefixTree, prefix_tree
+from advgame.trainer.base import collectives
+from advgame.trainer.records import Item, Pair
 
 SHORTEST_PREFIX = 16
-"""Tokens: one piece more of attention costs more than it saves where prompts share fewer."""
+"""Tokens. To share fewer does not pay: each shared prefix is one more piece of attention."""
+
+
+class GroupTooLarge(ValueError):
+    """A group is larger than a pack; the message names it."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """One prompt and its completions, as token ids; none of them empty."""
+    """One prompt and its completions, as token ids; none of them is empty."""
 
     prompt: list[int]
     completions: list[list[int]]
 
     @property
     def tokens(self) -> int:
-        """That pass through the model."""
+        """Number of tokens that pass through the model."""
         return len(self.prompt) + sum(len(completion) - 1 for completion in self.completions)
 
 
@@ -36,14 +43,14 @@ class Family:
     """Groups whose prompts begin alike."""
 
     shared: int
-    """Tokens that all prompts begin with and that stand in a pack once; 0 for a group by itself."""
+    """Number of tokens that all their prompts begin with, and that a pack holds once; 0 for a single group."""
     members: list[int]
-    """Indices of groups."""
+    """Indices of the groups."""
 
 
 @dataclass(frozen=True)
 class Pack:
-    """T tokens that are forwarded together; R response tokens in S sequences, group by group."""
+    """T tokens that are forwarded at once; R of them are response tokens, in S sequences, group by group."""
 
     input_ids: Tensor
     """[T] int64"""
@@ -58,18 +65,100 @@ class Pack:
     """[S + 1] int32, where each response begins among the R."""
 
 
-def families(prompts: list[list[int]]) -> list[Family]:
-    """Families that save the most tokens, of those that are stretches of the prompts' alphabetical order.
+@dataclass(frozen=True)
+class Batch:
+    """A pack of items, ready to be forwarded, and what their loss needs."""
 
-    What prompts i to j have in common is the least that neighbours among them have, and the best families up to a
-    prompt come from the best ones up to an earlier one.
+    pack: Pack
+    samples: tuple[int, ...]
+    """Number of completions of each item."""
+    sampled_logps: Tensor
+    """[R], log-probs of the response tokens when they were sampled."""
+    advantages: Tensor | None
+    """[S]; None for pairs."""
+    valid: Tensor | None
+    """[S] bool, False for completions without a reward; None for pairs."""
+    share: float
+    """The batch's part of the step's mean loss."""
+    counts: bool = True
+    """False for a batch that only keeps this process in step with the others: its share is 0."""
+    recomputed_logps: Tensor | None = None
+    """[R], log-probs of the response tokens under the reference; None if the sampler's own serve as such."""
+
+    @property
+    def reference_logps(self) -> Tensor:
+        """[R]"""
+        return self.sampled_logps if self.recomputed_logps is None else self.recomputed_logps
+
+
+def collate(
+    items: Sequence[Item],
+    count: Callable[[Sequence[Item]], float],
+    budget: int,
+    device: torch.device,
+    share_prefixes: bool = True,
+) -> list[Batch]:
+    """This process's share of the items, in batches; all processes get the same number of batches.
+
+    Args:
+        items: those of all processes, at least one.
+        count: number of whatever the loss averages over, in some of the items.
+        budget: tokens of a pack.
+        share_prefixes: False repeats in a pack what several prompts begin with.
+
+    Raises GroupTooLarge.
     """
+    share, whole = collectives.my_share(list(items)), count(items)
+    plan = plan_packs([group_of(item) for item in share], budget, share_prefixes)
+    batches = []
+    for indices in plan:
+        part = [share[i] for i in indices]
+        batches.append(make_batch(part, count(part) / whole, device, share_prefixes))
+    missing = collectives.largest(len(plan)) - len(plan)
+    if missing:
+        smallest = min(items, key=lambda item: group_of(item).tokens)
+        batches += [make_batch([smallest], 0.0, device, counts=False)] * missing
+    return batches
+
+
+def make_batch(
+    items: Sequence[Item], share: float, device: torch.device, share_prefixes: bool = True, counts: bool = True
+) -> Batch:
+    """The items as one batch; for `share` and `counts` see Batch."""
+    logps = [logp for item in items for rollout in item.rollouts for logp in rollout.logprobs]
+    groups = [item for item in items if not isinstance(item, Pair)]
+    return Batch(
+        pack=pack([group_of(item) for item in items], device, share_prefixes),
+        samples=tuple(len(item.rollouts) for item in items),
+        sampled_logps=torch.tensor(logps, device=device),
+        advantages=torch.tensor([a for group in groups for a in group.advantages], device=device) if groups else None,
+        valid=torch.tensor([v for group in groups for v in group.valid], device=device) if groups else None,
+        share=share,
+        counts=counts,
+    )
+
+
+def group_of(item: Item) -> Group:
+    """The prompt and the completions of an item."""
+    return Group(item.rollouts[0].prompt_ids, [rollout.token_ids for rollout in item.rollouts])
+
+
+def families(prompts: list[list[int]], share_prefixes: bool = True) -> list[Family]:
+    """The families that save the most tokens, of all that are stretches of the prompts' alphabetical order.
+
+    What prompts i to j have in common is the least that neighbours among them have in common, and the best families of
+    the first n prompts come from the best ones of fewer.
+
+    share_prefixes: False makes every prompt a family of its own.
+    """
+    if not share_prefixes:
+        return [Family(0, [i]) for i in range(len(prompts))]
     order = sorted(range(len(prompts)), key=lambda i: prompts[i])
     common = [_common_prefix(prompts[i], prompts[j]) for i, j in pairwise(order)]
-    best = [(0, 0, 0)]  # of the first n prompts: tokens saved; where their last family begins, and what it shares
+    best = [(0, 0, 0)]  # for the first n prompts: tokens saved; where their last family begins, and what it shares
     for end, last in enumerate(order):
         candidates = [(best[end][0], end, 0)]
-        shared = len(prompts[last]) - 1  # a prompt keeps a token of its own, for its completions to go on from
+        shared = len(prompts[last]) - 1  # a prompt keeps a token of its own, which its completions continue
         for begin in range(end - 1, -1, -1):
             shared = min(shared, common[begin], len(prompts[order[begin]]) - 1)
             if shared < SHORTEST_PREFIX:
@@ -84,17 +173,21 @@ def families(prompts: list[list[int]]) -> list[Family]:
     return found[::-1]
 
 
-def plan_packs(groups: list[Group], budget: int) -> list[list[int]]:
-    """Which groups share a pack: largest family first and its longest group first, each into the pack that grows least
-    by it, of those that have room; into the fullest where that is the same.
+def plan_packs(groups: list[Group], budget: int, share_prefixes: bool = True) -> list[list[int]]:
+    """Which groups share a pack.
+
+    The largest family comes first, and in it the longest group; each goes into the pack that grows least by it, of
+    those that have room, and into the fullest of several such packs.
 
     Args:
         budget: tokens of a pack.
+        share_prefixes: as in `families`.
 
-    Returns: the packs, as rising indices of groups. Raises ValueError, naming a group that is larger than the budget.
+    Returns: the packs, as rising indices of groups. Raises GroupTooLarge if a group is larger than the budget.
     """
-    family_of, order = {}, []
-    for family in families([group.prompt for group in groups]):
+    family_of: dict[int, Family] = {}
+    order: list[tuple[int, list[int]]] = []
+    for family in families([group.prompt for group in groups], share_prefixes):
         members = sorted(family.members, key=lambda i: -groups[i].tokens)
         order.append((sum(groups[i].tokens for i in members), members))
         family_of |= dict.fromkeys(members, family)
@@ -102,7 +195,7 @@ def plan_packs(groups: list[Group], budget: int) -> list[list[int]]:
     room: list[int] = []
 
     def added(group: int, pack: int) -> int:
-        """Tokens that a pack grows by."""
+        """Number of tokens that the pack grows by."""
         family = family_of[group]
         held = any(family_of[other] is family for other in packs[pack])
         return groups[group].tokens - (family.shared if held else 0)
@@ -110,7 +203,7 @@ def plan_packs(groups: list[Group], budget: int) -> list[list[int]]:
     for group in chain.from_iterable(members for _, members in sorted(order, reverse=True)):
         tokens = groups[group].tokens
         if tokens > budget:
-            raise ValueError(
+            raise GroupTooLarge(
                 f"group {group} has {tokens} tokens, but a pack's budget is {budget}: "
                 f"raise the budget to {tokens} or more"
             )
@@ -133,8 +226,11 @@ class _Segment:
     parent: "_Segment | None"
 
 
-def pack(groups: list[Group], device: torch.device) -> Pack:
-    """The groups, put together on `device`: what prompts share, then prompts, then completions."""
+def pack(groups: list[Group], device: torch.device, share_prefixes: bool = True) -> Pack:
+    """The groups, put together on `device`: what prompts share, then prompts, then completions.
+
+    share_prefixes: as in `families`.
+    """
     levels: list[list[_Segment]] = [[], [], []]
 
     def add(depth: int, ids: list[int], position: int, parent: _Segment | None) -> _Segment:
@@ -143,7 +239,7 @@ def pack(groups: list[Group], device: torch.device) -> Pack:
 
     prompts: dict[int, _Segment] = {}
     completions: dict[int, list[_Segment]] = {}
-    for family in families([group.prompt for group in groups]):
+    for family in families([group.prompt for group in groups], share_prefixes):
         shared, root = family.shared, None
         if shared:
             root = add(0, groups[family.members[0]].prompt[:shared], 0, None)
@@ -179,5 +275,5 @@ def pack(groups: list[Group], device: torch.device) -> Pack:
 
 
 def _common_prefix(one: list[int], other: list[int]) -> int:
-    """Tokens that both begin with."""
+    """Number of tokens that both begin with."""
     return sum(1 for _ in takewhile(lambda tokens: tokens[0] == tokens[1], zip(one, other, strict=False)))

@@ -1,25 +1,61 @@
-"""Packs through any model of a known family: its attention is replaced, all else is the model's own."""
+"""Packs through a model of a known type: its attention is replaced, everything else is the model's own."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from advgame.kernels import shared_prefix_attention
-from advgame.trainer.config import ConfigError
-from advgame.trainer.packing import Group, Pack, pack
+from advgame.kernels import PrefixTree, linear_logprobs, shared_prefix_attention
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.learn.collate import Batch, Group, Pack, pack
+from advgame.trainer.learn.loss import LossOutput, Objective
+from advgame.trainer.models.head import head
+from advgame.trainer.models.policy import Policy
 
 ATTENTION = "advgame_shared_prefix"
-FAMILIES = ("granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
-"""`model_type`s whose layers are all plain attention and hand the layout on. Others would be silently wrong."""
+MODEL_TYPES = ("granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
+"""Types of models whose layers are all plain attention and pass the layout on. Others would be silently wrong."""
+
+
+class Player(nn.Module):
+    """A policy with its loss, as one module: outside its forward pass no weight is used.
+
+    Its parameters are the policy's own. For an adapter these are fewer than the model's, which other players share.
+    """
+
+    def __init__(self, policy: Policy, objective: Objective):
+        super().__init__()
+        self.model = policy.model
+        self.policy, self.objective = policy, objective
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def forward(self, batch: Batch) -> LossOutput:
+        """The loss of a batch.
+
+        Open `packed_attention`, and `recomputing` if memory is short, around this and the backward pass together:
+        what the backward pass computes again must be computed in the same way.
+        """
+        self.policy.activate()
+        hidden = response_hidden(self.model, batch.pack, embed(self.model, batch.pack))
+        return self.objective(hidden, head(self.model, hidden.dtype), batch)
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """The policy's own, by their names in the model; the arguments are nn.Module's and change nothing."""
+        yield from self.policy.named_parameters().items()
 
 
 def response_hidden(model: PreTrainedModel, pack: Pack, embeddings: Tensor | None = None) -> Tensor:
     """[R, H] hidden states that predict the response tokens: no others reach the LM head. Inside `packed_attention`.
 
-    `embeddings` are those of `embed`, where gradients are wanted. On CUDA in bfloat16, by autocast.
+    embeddings: [T, H], of `embed`; None leaves them, and their gradient, to the model. On CUDA in bfloat16, by
+    autocast.
     """
     tokens = {"input_ids": pack.input_ids[None]} if embeddings is None else {"inputs_embeds": embeddings[None]}
     with torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"):
@@ -30,26 +66,37 @@ def response_hidden(model: PreTrainedModel, pack: Pack, embeddings: Tensor | Non
 
 
 def embed(model: PreTrainedModel, pack: Pack) -> Tensor:
-    """[T, H] embeddings of the pack's tokens, cut off from their matrix: see `add_embedding_gradient`."""
-    weight = model.get_input_embeddings().weight
-    return weight.detach()[pack.input_ids].requires_grad_(weight.requires_grad)
+    """[T, H] embeddings of the pack's tokens, whose gradient the backward pass adds to that of the embedding matrix.
 
-
-def add_embedding_gradient(model: PreTrainedModel, pack: Pack, embeddings: Tensor) -> None:
-    """Adds to the matrix's gradient what the embeddings have: some rows, where autograd would make a matrix a pack."""
+    It adds the rows of the pack's tokens, in place; autograd would make a whole matrix of them for each pack.
+    """
     layer = model.get_input_embeddings()
-    if embeddings.grad is None:
-        return
-    if layer.weight.grad is None:
-        layer.weight.grad = torch.zeros_like(layer.weight)
-    if layer.padding_idx is not None:  # that row has no gradient
-        embeddings.grad[pack.input_ids == layer.padding_idx] = 0
-    layer.weight.grad.index_add_(0, pack.input_ids, embeddings.grad)
+    embeddings = layer.weight.detach()[pack.input_ids]
+    if layer.weight.requires_grad:
+
+        def add_rows(embeddings: Tensor) -> None:
+            if layer.weight.grad is None:
+                layer.weight.grad = torch.zeros_like(layer.weight)
+            if layer.padding_idx is not None:  # that row has no gradient
+                embeddings.grad[pack.input_ids == layer.padding_idx] = 0
+            layer.weight.grad.index_add_(0, pack.input_ids, embeddings.grad)
+
+        embeddings.requires_grad_().register_post_accumulate_grad_hook(add_rows)
+    return embeddings
+
+
+@torch.no_grad()
+def reference_logps(policy: Policy, pack: Pack) -> Tensor:
+    """[R] log-probs of the response tokens."""
+    policy.activate()
+    with packed_attention(policy.model):
+        hidden = response_hidden(policy.model, pack)
+        return linear_logprobs(hidden, targets=pack.targets, **head(policy.model, hidden.dtype))
 
 
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
-    """While it lasts, `model` attends within packs. Backward passes that recompute activations belong inside."""
+    """Inside, `model` attends within packs. A backward pass that recomputes activations must be inside too."""
     usual = model.config._attn_implementation
     model.set_attn_implementation(ATTENTION)
     try:
@@ -58,12 +105,15 @@ def packed_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(usual)
 
 
-def check_family(model: PreTrainedModel, source: str) -> None:
-    """Raises ConfigError for a model that cannot be packed, or whose packs differ from separate sequences."""
+def check_packable(model: PreTrainedModel, source: str, model_types: Collection[str] = MODEL_TYPES) -> None:
+    """Raises ConfigError if the model is of no known type, or computes something else in packs.
+
+    source: what the settings call the model, for errors.
+    """
     config = model.config.get_text_config()
-    if config.model_type not in FAMILIES:
+    if config.model_type not in model_types:
         raise ConfigError(
-            f"model {source}: a {config.model_type} cannot be trained in packs; {', '.join(FAMILIES)} can"
+            f"model {source}: a {config.model_type} cannot be trained in packs; {', '.join(model_types)} can"
         )
     kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
     if kinds is None:
@@ -83,10 +133,10 @@ def check_family(model: PreTrainedModel, source: str) -> None:
 
 @torch.no_grad()
 def _difference(model: PreTrainedModel) -> float:
-    """Relative difference of hidden states in a pack and on separate sequences; two of three prompts begin alike."""
+    """Relative difference of hidden states in a pack from those on separate sequences."""
     vocab = model.config.get_text_config().vocab_size
     ids = [token % vocab for token in range(5, 60)]
-    groups = [
+    groups = [  # two of the three prompts begin alike
         Group(ids[:25], [ids[25:30], ids[30:37]]),
         Group(ids[:20] + ids[37:40], [ids[40:44]]),
         Group(ids[40:45], [ids[45:52], ids[52:54]]),
@@ -106,7 +156,16 @@ def _difference(model: PreTrainedModel) -> float:
 
 
 def _attend(
-    module, query, key, value, attention_mask, scaling=None, dropout=0.0, *, layout, **_
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    layout: PrefixTree,
+    **_: object,
 ) -> tuple[Tensor, None]:
     """As transformers calls it: query, key, value [1, heads, T, D]; returns [1, T, heads, D]."""
     heads_last = (t[0].transpose(0, 1) for t in (query, key, value))

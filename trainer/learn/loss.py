@@ -1,98 +1,136 @@
-"""What a player minimises on a pack, and the sums that its metrics are means of."""
+"""What a player minimises, and the metrics that go with it. To add a loss: a class, and a line in OBJECTIVES."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from advgame.kernels import linear_policy_loss, linear_preference_loss
-from advgame.trainer.advantages import ScoredGroup
-from advgame.trainer.config import LossConfig
-from advgame.trainer.packing import Pack
-from advgame.trainer.pairs import Pair
-
-Item = Pair | ScoredGroup
+from advgame.trainer.learn.collate import Batch
+from advgame.trainer.models.head import Head
+from advgame.trainer.records import Item, Pair, ScoredGroup
+from advgame.trainer.settings.schema import LossConfig
 
 
-def size(config: LossConfig, items: list[Item]) -> float:
-    """What the mean loss is a mean over, so that parts of it can be put together: pairs, samples, or tokens."""
-    if config.name != "grpo":
-        return len(items)
-    if config.normalization != "token_mean":
-        return sum(len(item.rollouts) for item in items)
-    return sum(
-        len(rollout.token_ids)
-        for item in items
-        for rollout, valid in zip(item.rollouts, item.valid, strict=True)
-        if valid
-    )
+class LossOutput(NamedTuple):
+    """The loss of a batch."""
+
+    loss: Tensor
+    """Scalar: the mean over the batch's pairs, samples or tokens."""
+    sums: dict[str, Tensor]
+    """Metrics, summed over the batch's items; scalars, detached."""
 
 
-def metric_names(config: LossConfig) -> tuple[str, ...]:
-    """Of the loss and of what `objective` sums up, in its order."""
-    if config.name == "grpo":
-        return ("loss", "drift", "reference_mismatch")
-    return (
-        "loss", "accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_logp", "rejected_logp",
-        "reference_mismatch",
-    )  # fmt: skip
+class Objective(Protocol):
+    """A loss with its metrics."""
+
+    unit: ClassVar[str]
+    """What the items are called in the metrics: pairs or groups."""
+
+    def count(self, items: Sequence[Item]) -> float:
+        """Number of pairs, samples or tokens the loss averages over."""
+
+    def __call__(self, hidden: Tensor, head: Head, batch: Batch) -> LossOutput:
+        """hidden: [R, H], the states that predict the response tokens of the batch."""
 
 
-def objective(
-    config: LossConfig, hidden: Tensor, head: dict, batch: Pack, items: list[Item], reference: Tensor, sampled: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """(mean loss of the items, sums over the items).
+@dataclass(frozen=True)
+class PreferenceObjective:
+    """DPO and IPO.
 
-    Args:
-        hidden: [R, H]. head: the LM head, as keyword arguments of the losses.
-        reference, sampled: [R] log-probs of the response tokens under the reference, and when they were sampled.
+    accuracy: pairs whose margin is positive; margin, chosen_reward, rejected_reward: DPO's implicit rewards;
+    chosen_logp, rejected_logp: of whole responses.
     """
-    common = {"targets": batch.targets, "cu_seqlens": batch.cu_seqlens, "filter_eps": config.filter_eps, **head}
-    mismatch = token_means((reference - sampled).abs(), batch.cu_seqlens)
-    if config.name == "grpo":
-        loss, sums = _policy(config, hidden, common, items, reference, sampled)
-    else:
-        loss, sums = _preference(config, hidden, common, sequence_sums(reference, batch.cu_seqlens))
-    return loss, sums | {"reference_mismatch": mismatch.sum() / len(mismatch) * len(items)}
+
+    config: LossConfig
+    unit: ClassVar[str] = "pairs"
+
+    def count(self, items: Sequence[Pair]) -> float:
+        return len(items)
+
+    def __call__(self, hidden: Tensor, head: Head, batch: Batch) -> LossOutput:
+        config, pack = self.config, batch.pack
+        output = linear_preference_loss(
+            hidden,
+            targets=pack.targets,
+            cu_seqlens=pack.cu_seqlens,
+            reference_logps=sequence_sums(batch.reference_logps, pack.cu_seqlens),
+            loss=config.name,
+            beta=config.beta,
+            length_normalize=config.length_normalize,
+            label_smoothing=config.label_smoothing,
+            nll_weight=config.nll_weight,
+            filter_eps=config.filter_eps,
+            **head,
+        )
+        margins = output.chosen_rewards - output.rejected_rewards
+        sums = {
+            "accuracy": (margins > 0).sum(),
+            "margin": margins.sum(),
+            "chosen_reward": output.chosen_rewards.sum(),
+            "rejected_reward": output.rejected_rewards.sum(),
+            "chosen_logp": output.sequence_logps[0::2].sum(),
+            "rejected_logp": output.sequence_logps[1::2].sum(),
+        }
+        return LossOutput(output.loss, sums | reference_mismatch(batch))
 
 
-def _preference(config: LossConfig, hidden: Tensor, common: dict, reference_logps: Tensor):
-    """accuracy: pairs whose margin is positive; margin, rewards: DPO's implicit ones; logp: of sequences."""
-    output = linear_preference_loss(
-        hidden,
-        reference_logps=reference_logps,
-        loss=config.name,
-        beta=config.beta,
-        length_normalize=config.length_normalize,
-        label_smoothing=config.label_smoothing,
-        nll_weight=config.nll_weight,
-        **common,
-    )
-    margins = output.chosen_rewards - output.rejected_rewards
-    return output.loss, {
-        "accuracy": (margins > 0).sum(),
-        "margin": margins.sum(),
-        "chosen_reward": output.chosen_rewards.sum(),
-        "rejected_reward": output.rejected_rewards.sum(),
-        "chosen_logp": output.sequence_logps[0::2].sum(),
-        "rejected_logp": output.sequence_logps[1::2].sum(),
-    }
+@dataclass(frozen=True)
+class PolicyObjective:
+    """GRPO.
+
+    drift: how far a token's log-prob has moved from the reference's, as a mean over the samples of a group.
+    """
+
+    config: LossConfig
+    unit: ClassVar[str] = "groups"
+
+    def count(self, items: Sequence[ScoredGroup]) -> float:
+        if self.config.normalization != "token_mean":
+            return sum(len(group.rollouts) for group in items)
+        return sum(
+            len(rollout.token_ids)
+            for group in items
+            for rollout, valid in zip(group.rollouts, group.valid, strict=True)
+            if valid
+        )
+
+    def __call__(self, hidden: Tensor, head: Head, batch: Batch) -> LossOutput:
+        config, pack = self.config, batch.pack
+        output = linear_policy_loss(
+            hidden,
+            targets=pack.targets,
+            cu_seqlens=pack.cu_seqlens,
+            advantages=batch.advantages,
+            valid=batch.valid,
+            reference_logps=batch.reference_logps if config.beta else None,
+            sampling_logps=batch.sampled_logps if config.importance_cap else None,
+            importance_cap=config.importance_cap or 1.0,
+            beta=config.beta,
+            normalization=config.normalization,
+            filter_eps=config.filter_eps,
+            **head,
+        )
+        drift = token_means(output.logps - batch.reference_logps, pack.cu_seqlens).split(batch.samples)
+        sums = {"drift": torch.stack([part.mean() for part in drift]).sum()}
+        return LossOutput(output.loss, sums | reference_mismatch(batch))
 
 
-def _policy(config: LossConfig, hidden: Tensor, common: dict, groups: list[ScoredGroup], reference, sampled):
-    """drift: how far a token's log-prob has moved from the reference's, as the mean over a group's samples."""
-    device, samples = hidden.device, [len(group.rollouts) for group in groups]
-    output = linear_policy_loss(
-        hidden,
-        advantages=torch.tensor([a for group in groups for a in group.advantages], device=device),
-        valid=torch.tensor([v for group in groups for v in group.valid], device=device),
-        reference_logps=reference if config.beta else None,
-        sampling_logps=sampled if config.importance_cap else None,
-        importance_cap=config.importance_cap or 1.0,
-        beta=config.beta,
-        normalization=config.normalization,
-        **common,
-    )
-    drift = token_means(output.logps - reference, common["cu_seqlens"]).split(samples)
-    return output.loss, {"drift": torch.stack([part.mean() for part in drift]).sum()}
+OBJECTIVES = {"dpo": PreferenceObjective, "ipo": PreferenceObjective, "grpo": PolicyObjective}
+
+
+def make_objective(config: LossConfig) -> Objective:
+    return OBJECTIVES[config.name](config)
+
+
+def reference_mismatch(batch: Batch) -> dict[str, Tensor]:
+    """Mean distance of a token's reference log-prob from the sampler's; nothing if the reference is the sampler."""
+    if batch.recomputed_logps is None:
+        return {}
+    means = token_means((batch.recomputed_logps - batch.sampled_logps).abs(), batch.pack.cu_seqlens)
+    return {"reference_mismatch": means.sum() / len(means) * len(batch.samples)}
 
 
 def sequence_sums(logps: Tensor, cu_seqlens: Tensor) -> Tensor:

@@ -1,140 +1,126 @@
-"""Pairs, or scored groups -> packs -> loss -> optimiser -> EMA, for one player."""
+"""A player's optimiser step: collate -> forward -> backward -> step -> track."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from advgame.kernels import linear_logprobs
-from advgame.trainer import distributed
-from advgame.trainer.activations import recomputing
-from advgame.trainer.config import ConfigError, OptimizerConfig, PlayerConfig
-from advgame.trainer.models import Policy, head
-from advgame.trainer.objectives import Item, metric_names, objective, size
-from advgame.trainer.packed import add_embedding_gradient, embed, packed_attention, response_hidden
-from advgame.trainer.packing import Pack, pack, plan_packs
-from advgame.trainer.players import Player
+from advgame.trainer.base import collectives
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.engines.base import Engine
+from advgame.trainer.engines.single import SingleEngine
+from advgame.trainer.learn.collate import Batch, GroupTooLarge, collate, group_of
+from advgame.trainer.learn.forward import Player, check_packable, packed_attention, reference_logps
+from advgame.trainer.learn.loss import make_objective
+from advgame.trainer.learn.recompute import Recompute, recomputing
+from advgame.trainer.learn.track import track
+from advgame.trainer.models.policy import PlayerPolicies
+from advgame.trainer.records import Item
+from advgame.trainer.settings.schema import OptimizerConfig, PlayerConfig
 
 
 @dataclass(frozen=True)
 class Learner:
-    """A player that is trained."""
+    """A player, and all that it takes to train it."""
 
     name: str
     player: Player
-    optimizer: torch.optim.Optimizer
+    engine: Engine
+    policies: PlayerPolicies
     config: PlayerConfig
 
 
-def make_learner(name: str, player: Player, config: PlayerConfig) -> Learner:
-    """A frozen player gets no gradients, and its moving average stays what it is."""
-    for parameter in player.policy.named_parameters().values():
-        parameter.requires_grad_(config.train)
-    return Learner(name, player, _adamw(player.policy, config.optimizer), config)
+def make_learner(name: str, policies: PlayerPolicies, config: PlayerConfig) -> Learner:
+    """A frozen player gets no gradients, and its moving averages stay what they are.
 
-
-def learn(learner: Learner, items: list[Item], step: int, its_turn: bool = True) -> dict:
-    """One optimiser step on the mean loss over `items`, those of all processes, then the EMA's.
-
-    A player that is frozen, or whose turn it is not, stays as it is. Without any item the optimiser rests and only the
-    EMA moves. Returns the step's metrics. Raises FloatingPointError, before the weights are touched, when the gradient
-    is not finite.
+    name: attacker or defender. Raises ConfigError if the model cannot be trained in packs.
     """
-    config, count = learner.config, {"groups" if learner.config.loss.name == "grpo" else "pairs": len(items)}
+    check_packable(policies.policy.model, config.model)
+    player = Player(policies.policy, make_objective(config.loss))
+    player.requires_grad_(config.train)
+    return Learner(name, player, SingleEngine(player.named_parameters(), config.optimizer), policies, config)
+
+
+def learn(learner: Learner, items: Sequence[Item], step: int, its_turn: bool = True) -> dict:
+    """One optimiser step on the mean loss over `items`, those of all processes; then the moving averages follow.
+
+    A player that is frozen, or whose turn it is not, stays as it is. Without any item the weights rest and only the
+    averages move. Returns the step's metrics. Raises FloatingPointError, before the weights are touched, if the loss
+    or its gradient is not finite.
+    """
+    config, objective = learner.config, learner.player.objective
+    metrics: dict = {objective.unit: len(items)}
     if not (config.train and its_turn):
-        return count
-    metrics = count | {"lr": _set_learning_rate(learner, step)}
-    if size(config.loss, items):
-        metrics["tokens"] = sum(item.group.tokens for item in items)
-        learner.optimizer.zero_grad(set_to_none=True)
-        totals = accumulate(learner, items)
-        parameters = list(learner.player.policy.named_parameters().values())
-        for parameter in parameters:
-            if parameter.grad is None:  # this process had no item
-                parameter.grad = torch.zeros_like(parameter)
-        distributed.sum_([totals, *(parameter.grad for parameter in parameters)])
-        limit = config.optimizer.max_grad_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit).item()
-        metrics |= dict(zip(metric_names(config.loss), totals.tolist(), strict=True)) | {"grad_norm": norm}
-        if config.reference == "rollout":  # nothing to compare it with
-            del metrics["reference_mismatch"]
-        if not (math.isfinite(norm) and math.isfinite(metrics["loss"])):
-            raise FloatingPointError(
-                f"{learner.name}: loss {metrics['loss']}, gradient norm {norm} at step {step}; the weights are "
-                f"untouched. Lower {learner.name}.optimizer.lr, or look for broken weights in the model."
-            )
-        learner.optimizer.step()
-    update_ema(learner)
+        return metrics
+    metrics["lr"] = learning_rate(config.optimizer, step)
+    if objective.count(items):
+        metrics["tokens"] = sum(group_of(item).tokens for item in items)
+        metrics |= take_step(learner, items, step, metrics["lr"])
+    follow(learner)
     return metrics
 
 
-def accumulate(learner: Learner, items: list[Item]) -> Tensor:
-    """Gradients of this process's part of the mean loss; returns its part of the metrics.
+def learning_rate(config: OptimizerConfig, step: int) -> float:
+    """Of a step: linear warm-up, then constant."""
+    return config.lr * min(1.0, (step + 1) / max(config.warmup_steps, 1))
 
-    The mean is over all items: neither their packs nor the processes matter to it.
-    """
-    policy, config = learner.player.policy, learner.config
-    share, whole = distributed.my_share(items), size(config.loss, items)
-    metrics = torch.zeros(len(metric_names(config.loss)), device=policy.model.device)
+
+def take_step(learner: Learner, items: Sequence[Item], step: int, lr: float) -> dict[str, float]:
+    """Returns the loss, its metrics and the gradient's norm."""
+    recompute: Recompute = "layers" if learner.config.optimizer.checkpoint_activations else "cheap"
+    metrics = accumulate(learner, batches(learner, items), len(items), recompute)
+    norm = learner.engine.step(lr) if math.isfinite(metrics["loss"]) else math.nan
+    if not math.isfinite(norm):
+        raise FloatingPointError(
+            f"{learner.name}: loss {metrics['loss']}, gradient norm {norm} at step {step}; the weights are "
+            f"untouched. Lower {learner.name}.optimizer.lr, or look for broken weights in the model."
+        )
+    return metrics | {"grad_norm": norm}
+
+
+def batches(learner: Learner, items: Sequence[Item], share_prefixes: bool = True) -> list[Batch]:
+    """What this process forwards. Raises ConfigError if an item does not fit into a pack."""
+    budget = learner.config.optimizer.tokens_per_pack
     try:
-        plan = plan_packs([item.group for item in share], config.optimizer.tokens_per_pack)
-    except ValueError as error:
+        return collate(items, learner.player.objective.count, budget, learner.player.device, share_prefixes)
+    except GroupTooLarge as error:
         raise ConfigError(f"{learner.name}.optimizer.tokens_per_pack: {error}") from error
-    for indices in plan:
-        part = [share[i] for i in indices]
-        batch = pack([item.group for item in part], policy.model.device)
-        sampled = torch.tensor([logp for item in part for logp in item.logprobs], device=policy.model.device)
-        reference = sampled if config.reference == "rollout" else reference_logps(learner.player.reference, batch)
-        policy.activate()
-        with packed_attention(policy.model), recomputing(policy.model, config.optimizer.checkpoint_activations):
-            embeddings = embed(policy.model, batch)
-            hidden = response_hidden(policy.model, batch, embeddings)
-            loss, sums = objective(
-                config.loss, hidden, head(policy.model, hidden.dtype), batch, part, reference, sampled
-            )
-            loss = loss * (size(config.loss, part) / whole)
-            loss.backward()
-            add_embedding_gradient(policy.model, batch, embeddings)
-        metrics += torch.stack([loss.detach(), *(value / len(items) for value in sums.values())])
-    return metrics
 
 
-@torch.no_grad()
-def reference_logps(reference: Policy, batch: Pack) -> Tensor:
-    """[R] log-probs of the response tokens."""
-    reference.activate()
-    with packed_attention(reference.model):
-        hidden = response_hidden(reference.model, batch)
-        return linear_logprobs(hidden, targets=batch.targets, **head(reference.model, hidden.dtype))
+def accumulate(learner: Learner, batches: list[Batch], items: int, recompute: Recompute) -> dict[str, float]:
+    """The gradients of this process's part of the mean loss. Returns the loss and its metrics, of all processes.
+
+    The means are over all items: neither packs nor processes matter to them.
+
+    Args:
+        batches: this process's. items: their number on all processes.
+    """
+    model, totals = learner.policies.policy.model, {}
+    for batch in batches:
+        if learner.config.reference == "recompute":
+            batch = replace(batch, recomputed_logps=reference_logps(learner.policies.reference, batch.pack))
+        with packed_attention(model), recomputing(model, recompute):
+            output = learner.player(batch)
+            loss = output.loss * batch.share
+            learner.engine.backward(loss)
+        means = {"loss": loss.detach()} | {name: value / items for name, value in output.sums.items()}
+        for name, value in means.items():
+            totals[name] = totals.get(name, 0.0) + value * batch.counts
+    return summed(totals)
 
 
-def _adamw(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW; vectors (norms, biases) are not decayed."""
-    parameters = policy.named_parameters().values()
-    matrices = [p for p in parameters if p.dim() >= 2]
-    vectors = [p for p in parameters if p.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), fused=True)
+def summed(totals: dict[str, Tensor]) -> dict[str, float]:
+    """Each total's sum over the processes."""
+    values = torch.stack(list(totals.values()))
+    collectives.sum_([values])
+    return dict(zip(totals, values.tolist(), strict=True))
 
 
-def _set_learning_rate(learner: Learner, step: int) -> float:
-    config = learner.config.optimizer
-    lr = config.lr * min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    for group in learner.optimizer.param_groups:
-        group["lr"] = lr
-    return lr
-
-
-@torch.no_grad()
-def update_ema(learner: Learner) -> None:
-    """ema <- decay ema + (1 - decay) policy."""
-    player, config = learner.player, learner.config
-    policy = list(player.policy.named_parameters().values())
-    for average, decay in ((player.ema, config.ema_decay), (player.slow, config.reference_decay)):
+def follow(learner: Learner) -> None:
+    """The player's moving averages follow its policy."""
+    policies, config = learner.policies, learner.config
+    for average, decay in ((policies.ema, config.ema_decay), (policies.slow, config.reference_decay)):
         if average:
-            get_ema_multi_avg_fn(decay)(list(average.named_parameters().values()), policy, None)
+            track(list(average.named_parameters().values()), learner.engine.shards(), decay)

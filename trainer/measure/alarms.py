@@ -1,24 +1,24 @@
-"""Signs that a reward is being hacked: drifting lengths, sameness, a judge with a favourite place or without a middle.
+"""Signs that a reward is being hacked: drifting lengths, sameness, a judge with a favourite place or extreme scores.
 
 None of them proves anything; each says where to look.
 """
 
-from advgame.trainer.config import Config
-from advgame.trainer.distributed import gather, my_share
-from advgame.trainer.game import Game
-from advgame.trainer.judges import Judge, JudgeRequest
-from advgame.trainer.metrics import game_metrics, mean
-from advgame.trainer.rewards import ATTACKER_RUBRIC
+from advgame.trainer.base.collectives import gather, my_share
+from advgame.trainer.game.grade import ATTACKER_RUBRIC
+from advgame.trainer.game.play import Rules
+from advgame.trainer.judges.request import Judge, JudgeRequest, Scores
+from advgame.trainer.measure.metrics import game_metrics, mean
+from advgame.trainer.records import Game
 from advgame.trainer.seeds import limited
 
 LENGTH_FACTOR = 2.0
-"""Attacks or responses that are so many times as long as at the start, or as short."""
+"""Attacks or responses have become this many times longer or shorter."""
 
 POSITION_BIAS = 1.0
-"""Points of 10 by which the judge prefers one place to the other."""
+"""Points, of 10, by which the judge prefers one place to the other."""
 
 SATURATION = 0.9
-"""Share of the scores that are at an end of the scale, where it was not so at the start."""
+"""Share of the scores that are at an end of the scale, if it was smaller at the start."""
 
 SAMENESS = 0.5
 """Share of the start's diversity that is left."""
@@ -27,41 +27,46 @@ JUDGED_PAIRS = 16
 """Pairs of responses that the judge sees in both orders."""
 
 
-def signs(current: list[Game], plain: list[Game], judge: Judge, config: Config, start: dict | None) -> dict:
-    """Of answered games: the attacker's, and those of the same seeds asked as they are."""
-    known = game_metrics(current, config.judge.success_score)
+def signs(current: list[Game], plain: list[Game], rules: Rules, start: dict | None) -> dict:
+    """Of answered games: the attacker's, and those of the same seeds shown as they are. The rules are the run's."""
+    known = game_metrics(current, rules.judging.success_score)
     lengths = {"attack_tokens": known["prompt_tokens"], "response_tokens": known["response_tokens"]}
     before = start["signs"] if start else lengths
-    pairwise = "pairwise" in (config.attacker.judge, config.defender.judge)
+    pairwise = "pairwise" in (rules.attacker.judge, rules.defender.judge)
     return lengths | {
         "attack_length_ratio": _ratio(lengths["attack_tokens"], before["attack_tokens"]),
         "response_length_ratio": _ratio(lengths["response_tokens"], before["response_tokens"]),
-        "position_bias": position_bias(current, plain, judge) if pairwise else None,
+        "position_bias": position_bias(current, plain, rules.judge) if pairwise else None,
         "score_saturation": saturation([*current, *plain]),
     }
 
 
 def position_bias(current: list[Game], plain: list[Game], judge: Judge) -> float | None:
-    """Mean score of the first place minus that of the second, every pair of responses being judged in both orders.
+    """Mean score of the first place minus that of the second; every pair of responses is judged in both orders.
 
     A pair answers one seed: once under attack and once as it is.
     """
-    pairs = [(game.seed, _first_valid(game), _first_valid(other)) for game, other in zip(current, plain, strict=True)]
+    pairs = [
+        (attacked.seed, one, other)
+        for attacked, asked in zip(current, plain, strict=True)
+        for one, other in [(_first_valid(attacked), _first_valid(asked))]
+        if one is not None and other is not None
+    ]
     requests = [
-        JudgeRequest(ATTACKER_RUBRIC[seed.category], seed.category, seed.prompt, candidates)
-        for seed, one, other in limited([pair for pair in pairs if None not in pair], JUDGED_PAIRS)
+        JudgeRequest(ATTACKER_RUBRIC[seed.category], seed.category, seed.query, candidates)
+        for seed, one, other in limited(pairs, JUDGED_PAIRS)
         for candidates in ((one, other), (other, one))
     ]
     scores = gather(judge(my_share(requests)))
-    both_ways = zip(scores[::2], scores[1::2], strict=True)
-    return mean([(a - b + c - d) / 2 for (a, b), (c, d) in both_ways if None not in (a, b, c, d)])
+    return mean(_bias(*both) for both in zip(scores[::2], scores[1::2], strict=True))
 
 
 def saturation(games: list[Game]) -> float | None:
     """Share of the scores, of attacks and responses, that are exactly 0 or 10."""
     attacks = [attack for game in games for attack in game.attacks]
-    scored = [*attacks, *(response for attack in attacks for response in attack.responses)]
-    return mean([one.score in (0.0, 10.0) for one in scored if one.score is not None])
+    scores = [attack.score for attack in attacks]
+    scores += [response.score for attack in attacks for response in attack.responses]
+    return mean(score in (0.0, 10.0) for score in scores if score is not None)
 
 
 def alarms(record: dict, start: dict | None) -> list[str]:
@@ -89,7 +94,13 @@ def alarms(record: dict, start: dict | None) -> list[str]:
 
 def _first_valid(game: Game) -> str | None:
     responses = [response for attack in game.attacks for response in attack.responses]
-    return next((response.content for response in responses if response.outcome == "no_error"), None)
+    return next((response.content for response in responses if response.outcome.valid), None)
+
+
+def _bias(one_way: Scores, other_way: Scores) -> float | None:
+    """What the first place gained, on average; None if a score is missing."""
+    (a, b), (c, d) = one_way, other_way
+    return None if a is None or b is None or c is None or d is None else (a - b + c - d) / 2
 
 
 def _ratio(now: float | None, before: float | None) -> float | None:

@@ -7,27 +7,27 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from advgame.trainer.models import Policy
+from advgame.trainer.models.policy import Policy
 from advgame.trainer.seeds import limited
 
 ORDERS = (1, 2, 3, 4)
 COMPARED_TEXTS = 64
-"""At most so many: diversity falls with their number, and self-BLEU compares each with each other."""
+"""At most: diversity falls with their number, and self-BLEU compares every text with every other."""
 
 
-def diversity(texts: list[str], policy: Policy) -> dict[str, float | None]:
-    """All measures, of at most COMPARED_TEXTS of the texts."""
+def diversity(texts: list[str], embedder: Policy) -> dict[str, float | None]:
+    """All measures, of at most COMPARED_TEXTS of the texts; `embedder` is the model that embeds them."""
     texts = limited(texts, COMPARED_TEXTS)
     return {
         "distinct_1": distinct(texts, 1),
         "distinct_2": distinct(texts, 2),
         "self_bleu": self_bleu(texts),
-        "embedding_spread": spread(embed(texts, policy)),
+        "embedding_spread": spread(embed(texts, embedder)),
     }
 
 
 def distinct(texts: list[str], n: int) -> float | None:
-    """Share of different n-grams among those of all texts; None without any."""
+    """Different n-grams, as a share of all n-grams of all texts; None if there are none."""
     found = [gram for text in texts for gram in _ngrams(_words(text), n)]
     return len(set(found)) / len(found) if found else None
 
@@ -44,7 +44,7 @@ def bleu(words: list[str], references: list[list[str]]) -> float:
     """BLEU up to 4-grams; counts of longer n-grams than words are smoothed by adding one (Lin and Och, 2004)."""
     logs = 0.0
     for n in ORDERS:
-        wanted = Counter()
+        wanted: Counter[tuple[str, ...]] = Counter()
         for reference in references:
             wanted |= Counter(_ngrams(reference, n))
         found = Counter(_ngrams(words, n))
@@ -57,15 +57,15 @@ def bleu(words: list[str], references: list[list[str]]) -> float:
 
 
 @torch.no_grad()
-def embed(texts: list[str], policy: Policy) -> Tensor:
-    """[n, H] mean hidden states of the texts that have a token."""
-    policy.activate()
-    body, rows = policy.model.base_model, []
+def embed(texts: list[str], embedder: Policy) -> Tensor:
+    """[n, H]: the mean hidden state of each text that has a token."""
+    embedder.activate()
+    body, rows = embedder.model.base_model, []
     for text in texts:
-        ids = policy.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        ids = embedder.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         if ids.numel():
-            rows.append(body(ids.to(policy.model.device)).last_hidden_state[0].float().mean(0))
-    return torch.stack(rows) if rows else torch.empty(0, policy.model.config.get_text_config().hidden_size)
+            rows.append(body(ids.to(embedder.model.device)).last_hidden_state[0].float().mean(0))
+    return torch.stack(rows) if rows else torch.empty(0, embedder.model.config.get_text_config().hidden_size)
 
 
 def spread(embeddings: Tensor) -> float | None:

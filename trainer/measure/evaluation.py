@@ -1,101 +1,106 @@
-"""Players measured on held-out seeds: attackers, or attacks that somebody wrote down, against a defender.
+"""Players measured on held-out seeds: attackers, or attacks that somebody wrote, against a defender.
 
-What is measured are rates: one attack a seed and one response to it, each scored by itself. The random draws are the
-same in every evaluation, so that what changes are the players.
+What is measured are rates: one attack on each seed and one response to it, each scored alone. The random draws are the
+same in every evaluation, so that only the players differ.
 """
 
-import copy
+from dataclasses import dataclass, replace
 
-from advgame.trainer.alarms import alarms, signs
-from advgame.trainer.config import Config
-from advgame.trainer.diversity import diversity
-from advgame.trainer.game import Attack, Game, Rollout, Seed
-from advgame.trainer.judges import Judge
-from advgame.trainer.metrics import game_metrics, mean
-from advgame.trainer.models import Policy
-from advgame.trainer.play import answer, write
-from advgame.trainer.prompts import Prompts
+from advgame.trainer.base.clock import Clock
+from advgame.trainer.base.collectives import gather, my_share
+from advgame.trainer.base.randomness import Key
+from advgame.trainer.game.play import Match, Rules, answer, game_keys, play, write
+from advgame.trainer.measure.alarms import alarms, signs
+from advgame.trainer.measure.diversity import diversity
+from advgame.trainer.measure.metrics import game_metrics, mean
+from advgame.trainer.models.policy import Policy
+from advgame.trainer.records import Game, Seed, written_attack
+from advgame.trainer.rollouts.base import Sampler
 from advgame.trainer.seeds import limited, read_attacks, read_seeds
+from advgame.trainer.settings.schema import EvalConfig, SamplingConfig
 
-BATCH = "evaluation"
-"""What the random draws are for, in the place of a batch's number."""
 
-UNREADABLE = ("max_length", "parsing")
-"""Outcomes of attacks that contain no prompt."""
+@dataclass(frozen=True)
+class HeldOut:
+    """What players are measured on."""
+
+    seeds: list[Seed]
+    attacks: list[tuple[Seed, str]]
+    """What somebody wrote, as (what is meant, the attack)."""
+    greedy: bool
+    """The players take the most probable tokens."""
+
+
+def read_held_out(config: EvalConfig) -> HeldOut:
+    """Raises ConfigError that names the setting, or the file and the line of what is wrong."""
+    seeds = read_seeds(config.seeds, "eval.seeds")
+    attacks = read_attacks(config.attacks, "eval.attacks") if config.attacks else []
+    return HeldOut(limited(seeds, config.limit), limited(attacks, config.limit), config.greedy)
+
+
+def measuring(rules: Rules, greedy: bool) -> Rules:
+    """The rules that rates are measured by: one attack, one response, each scored alone."""
+
+    def sampling(config: SamplingConfig) -> SamplingConfig:
+        return replace(config, temperature=0.0) if greedy else config
+
+    attacker, defender = rules.attacker, rules.defender
+    return replace(
+        rules,
+        attacker=replace(
+            attacker, samples=1, judge="pointwise", reward_from="first", sampling=sampling(attacker.sampling)
+        ),
+        defender=replace(
+            defender, samples=1, judge="pointwise", replay_seeds=False, sampling=sampling(defender.sampling)
+        ),
+    )
+
+
+def initial_attacks(attacker: Sampler, rules: Rules, held_out: HeldOut, draws: Key) -> list[Game]:
+    """What an attacker writes for the held-out seeds: played at the start, answered in every evaluation."""
+    seeds, keys = my_share(held_out.seeds), my_share(game_keys(draws, len(held_out.seeds)))
+    return gather(write(measuring(rules, held_out.greedy), attacker, seeds, keys, Clock()))
 
 
 def evaluate(
-    attacker: Policy,
-    defender: Policy,
-    initial: list[Game],
-    judge: Judge,
-    prompts: Prompts,
-    config: Config,
-    start: dict | None = None,
+    match: Match, held_out: HeldOut, initial: list[Game], draws: Key, embedder: Policy, start: dict | None = None
 ) -> dict:
-    """Rates of the attacker, of the `initial` attacks, of held-out ones and of plain seeds; diversity; and alarms.
+    """Rates of the attacker, of the `initial` attacks, of written ones and of plain seeds; diversity; and alarms.
 
-    `start` is the result at the start of the run, which drift is measured from; None: this is it.
+    The match has the run's rules. The embedder says how similar two attacks are (see `diversity`). `start` is the
+    record of the run's start, which drift is measured from; None if this is it.
     """
-    rules, seeds = measuring(config), held_out_seeds(config)
-    unanswered = {
-        "current": write(seeds, BATCH, attacker, judge, prompts, rules),
-        "initial": initial,
-        "written": written(held_out_attacks(config)),
-        "plain": plain(seeds),
+    judging = match.rules.judging
+    measured = replace(match, rules=measuring(match.rules, held_out.greedy))
+    played = {
+        "current": play(measured, held_out.seeds, draws, Clock()),
+        "initial": _answered(measured, initial, draws),
+        "written": _answered(measured, written(held_out.attacks), draws),
+        "plain": _answered(measured, plain(held_out.seeds), draws),
     }
-    played = {name: answer(games, BATCH, defender, judge, prompts, rules) for name, games in unanswered.items()}
     attacks = [attack for game in played["current"] for attack in game.attacks]
-    texts = [attack.content for attack in attacks if attack.outcome not in UNREADABLE]
-    record = {name: rates(games, config.judge.success_score) for name, games in played.items()} | {
-        "diversity": diversity(texts, defender),
-        "signs": signs(played["current"], played["plain"], judge, config, start),
+    texts = [attack.content for attack in attacks if attack.outcome.readable]
+    record = {name: rates(games, judging.success_score) for name, games in played.items()} | {
+        "diversity": diversity(texts, embedder),
+        "signs": signs(played["current"], played["plain"], match.rules, start),
     }
     return record | {"alarms": alarms(record, start)}
 
 
-def initial_attacks(attacker: Policy, judge: Judge, prompts: Prompts, config: Config) -> list[Game]:
-    """What an attacker writes for the held-out seeds: played at the start, answered in every evaluation."""
-    return write(held_out_seeds(config), BATCH, attacker, judge, prompts, measuring(config))
-
-
-def held_out_seeds(config: Config) -> list[Seed]:
-    return limited(read_seeds(config.eval.seeds, "eval.seeds"), config.eval.limit)
-
-
-def held_out_attacks(config: Config) -> list[tuple[Seed, str]]:
-    if not config.eval.attacks:
-        return []
-    return limited(read_attacks(config.eval.attacks, "eval.attacks"), config.eval.limit)
-
-
-def measuring(config: Config) -> Config:
-    """The config that evaluations play by: `play` and `answer` take it in place of the run's."""
-    config = copy.deepcopy(config)
-    config.attacker.samples = config.defender.samples = 1
-    config.attacker.judge = config.defender.judge = "pointwise"
-    config.attacker.reward_from = "first"
-    config.defender.replay_seeds = False
-    if config.eval.greedy:
-        config.attacker.sampling.temperature = config.defender.sampling.temperature = 0.0
-    return config
-
-
 def written(attacks: list[tuple[Seed, str]]) -> list[Game]:
-    """Games whose attacks are given, as (what is meant, the prompt); without an attacker, and not yet answered."""
-    nobody = Rollout([], [], "", finished=True)
-    return [Game(seed, [], [Attack("no_error", nobody, content=prompt)]) for seed, prompt in attacks]
+    """Games whose attacks are given, as (what is meant, the attack), and not yet answered."""
+    return [Game(seed, (written_attack(attack),)) for seed, attack in attacks]
 
 
 def plain(seeds: list[Seed]) -> list[Game]:
-    """Games in which every seed is asked as it is."""
-    return written([(seed, seed.prompt) for seed in seeds])
+    """Games in which every seed's query is shown as it is."""
+    return written([(seed, seed.query) for seed in seeds])
 
 
 def rates(games: list[Game], success_score: float) -> dict:
     """Of answered games: how many attacks succeed (on harmful seeds), are complied with and are refused (benign).
 
-    `counts` says of how many attacks or responses each of the three was taken.
+    `counts` is the number of attacks or responses that each of the three was taken of.
     """
     known = game_metrics(games, success_score)
     harmful, benign = (
@@ -118,3 +123,9 @@ def rates(games: list[Game], success_score: float) -> dict:
         "deflection_score": known["deflection_score"],
         "compliance_score": known["compliance_score"],
     }
+
+
+def _answered(match: Match, games: list[Game], draws: Key) -> list[Game]:
+    """The games of all processes, each of which answers its share."""
+    keys = my_share(game_keys(draws, len(games)))
+    return gather(answer(match.rules, match.defender, my_share(games), keys, Clock()))

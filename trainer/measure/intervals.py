@@ -7,7 +7,7 @@ Z = 1.959963984540054
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a probability; (0, 1) where nothing was tried."""
+    """Wilson's 95% interval of a probability; (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
     share = successes / trials

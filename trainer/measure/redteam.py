@@ -1,44 +1,54 @@
-"""An attacker plays against any target: a model, or one that a server has."""
+"""An attacker plays against any target, and what becomes of its attacks."""
 
-from advgame.trainer.config import Config, ServerConfig
-from advgame.trainer.defend import read_response
-from advgame.trainer.diversity import diversity
-from advgame.trainer.game import Game, Response, Seed
-from advgame.trainer.judges import Judge
-from advgame.trainer.models import load_policy
-from advgame.trainer.play import answer, write
-from advgame.trainer.prompts import Prompts
-from advgame.trainer.rewards import reward
-from advgame.trainer.server import TARGET, complete
+from dataclasses import dataclass
 
-BATCH = "redteam"
-"""What the random draws are for, in the place of a batch's number."""
+from advgame.trainer.base.clock import Clock
+from advgame.trainer.base.randomness import Key
+from advgame.trainer.game.play import Rules, answer, game_keys, write
+from advgame.trainer.measure.attempts import Attempt, AttemptOutcome, Rate
+from advgame.trainer.measure.diversity import diversity
+from advgame.trainer.models.load import load_policy
+from advgame.trainer.records import Game, Seed
+from advgame.trainer.rollouts.base import Sampler
+from advgame.trainer.rollouts.generate import GenerateSampler
+
+
+@dataclass(frozen=True)
+class RedTeaming:
+    """All that results.json says."""
+
+    attacker: str
+    target: str
+    judge: str
+    success_score: float
+    seed_files: list[str]
+    seeds: int
+    """Number of seeds."""
+    attacks_per_seed: int
+    rates: dict[str, Rate]
+    by_field: str | None
+    """The field of the seeds that the rates are split by."""
+    by: dict[str, dict[str, Rate]]
+    """The rates for each value of this field."""
+    outcomes: dict[AttemptOutcome, int]
+    """Number of attempts."""
+    diversity: dict[str, float | None]
+    """Of the attacks."""
+    attempts: list[Attempt]
+    config: dict
+    """Every setting that was played by."""
 
 
 def write_attacks(
-    attacker: str, seeds: list[Seed], judge: Judge, prompts: Prompts, config: Config
+    attacker: str, seeds: list[Seed], rules: Rules, draws: Key
 ) -> tuple[list[Game], dict[str, float | None]]:
-    """The attacks on every seed, and how varied they are; the attacker's model is let go of."""
+    """The attacks on every seed, and how varied they are. The attacker's model is freed."""
     policy = load_policy(attacker)
-    games = write(seeds, BATCH, policy, judge, prompts, config)
-    texts = [a.content for game in games for a in game.attacks if a.outcome not in ("max_length", "parsing")]
+    games = write(rules, GenerateSampler(policy, "attacker"), seeds, game_keys(draws, len(seeds)), Clock())
+    texts = [attack.content for game in games for attack in game.attacks if attack.outcome.readable]
     return games, diversity(texts, policy)
 
 
-def answer_attacks(
-    games: list[Game], target: str | ServerConfig, judge: Judge, prompts: Prompts, config: Config
-) -> list[Game]:
-    """The target's responses, judged."""
-    if isinstance(target, str):
-        return answer(games, BATCH, load_policy(target), judge, prompts, config)
-    shown = []
-    for attack in (attack for game in games for attack in game.attacks):
-        attack.responses = [Response()]
-        if attack.outcome == "no_error":
-            shown.append(attack)
-    texts = [prompts.defender(config.defender.format, config.defender.instruction, a.content) for a in shown]
-    rollouts = complete(target, texts, config.defender.sampling, TARGET)
-    for attack, rollout in zip(shown, rollouts, strict=True):
-        if rollout is not None:
-            attack.responses = [read_response(rollout, config.defender.format)]
-    return reward(games, judge, config.attacker, config.defender)
+def answer_attacks(games: list[Game], target: Sampler, rules: Rules, draws: Key) -> list[Game]:
+    """The games with the target's responses, judged."""
+    return answer(rules, target, games, game_keys(draws, len(games)), Clock())

@@ -1,56 +1,51 @@
 """What a run takes: time, memory, tokens, energy and carbon, summed over its steps however often it was stopped.
 
-What is done between the steps (loading, evaluating, saving) counts to the next; only the last writing is left out.
+What is done between two steps (loading, evaluating, saving) counts towards the next; only the last saving is left out.
 
-Energy is read from the machine's own counters after every step (some start again from 0 within the hour), and claimed
-only where they can be read. They count all that the processors do, for this run or not.
+Energy is read from the machine's own counters after every step (some wrap around within the hour), and reported only
+if they can be read. They count all that the processors do, for this run or not.
 """
 
-import json
 from pathlib import Path
 
 import torch
 
-from advgame.trainer import distributed, metrics
-from advgame.trainer.outputs import write
+from advgame.trainer.base import collectives
 
 POWERCAP = Path("/sys/class/powercap")
-"""Where Linux shows the RAPL counters."""
+"""The folder of Linux's RAPL counters."""
 NVML_RANGE = 2.0**64 / 1e3
-"""Joules at which NVML's counter of millijoules starts again."""
+"""Joules at which NVML's counter of millijoules wraps around."""
 JOULES_PER_KWH = 3.6e6
 
 
 class EnergyMeter:
     """Joules by source: `cpu` (packages and memory of the machine) and, with GPUs, `gpu` (those of the run)."""
 
-    def __init__(self) -> None:
-        self._nvml = _nvml()
+    def __init__(self, powercap: Path | None = None):
+        """powercap: the folder of the RAPL counters, if it is not this machine's own."""
+        self._powercap, self._nvml = powercap or POWERCAP, _nvml()
         self._readings = self._read()
 
     def take(self) -> dict[str, float | None]:
-        """Since the last call, of all processes; None where some process cannot read a counter."""
+        """Since the last call, of all processes; None if a process cannot read its counter."""
         before, self._readings = self._readings, self._read()
         spent = {source: _difference(before[source], now) for source, now in self._readings.items()}
-        everyone = distributed.gather([spent])
+        everyone = collectives.gather([spent])
         return {source: _sum([process[source] for process in everyone]) for source in spent}
 
     def _read(self) -> dict[str, list[tuple[float, float]] | None]:
-        """(joules, joules at which the counter starts again) of each counter."""
-        one_a_machine = distributed.local_rank() == 0
-        readings = {"cpu": _read_rapl(POWERCAP) if one_a_machine else []}
+        """(joules, joules at which it wraps around) of each counter."""
+        one_a_machine = collectives.local_rank() == 0
+        readings = {"cpu": _read_rapl(self._powercap) if one_a_machine else []}
         return readings | ({"gpu": _read_nvml(self._nvml)} if torch.cuda.is_available() else {})
 
 
-def report(run: Path, grid_intensity: float | None) -> dict:
-    """Sums up the run's metrics.jsonl into its resources.json; grid_intensity is in g CO2e per kWh."""
-    summary = summarise(metrics.read(run / "metrics.jsonl"), grid_intensity)
-    write(run / "resources.json", json.dumps(summary, indent=2) + "\n")
-    return summary
-
-
 def summarise(records: list[dict], grid_intensity: float | None) -> dict:
-    """Of a run, out of its records; energy and carbon only of the sources that could be read at every step."""
+    """Sums up the records of a run's steps; grid_intensity is in g CO2e per kWh.
+
+    Energy and carbon are only of the sources that could be read at every step.
+    """
     timings = [record["timing"] for record in records]
     stages = dict.fromkeys(stage for timing in timings for stage in timing["stages"])
     sources = dict.fromkeys(source for timing in timings for source in timing["joules"])
@@ -70,27 +65,8 @@ def summarise(records: list[dict], grid_intensity: float | None) -> dict:
     }
 
 
-def table(summary: dict) -> str:
-    """The summary, to be read: a name and a value a line."""
-    rows = [(stage, f"{seconds:.1f} s") for stage, seconds in summary["stages"].items()]
-    rows += [
-        ("all", f"{summary['seconds']:.1f} s"),
-        ("peak memory", f"{summary['peak_memory_gib']:.2f} GiB, of the first process"),
-        ("sampled tokens", f"{summary['sampled_tokens']:,}"),
-        ("trained tokens", f"{summary['trained_tokens']:,}"),
-    ]
-    for source, kwh in summary["kwh"].items():
-        rows.append((f"energy, {source}", "not measured: no readable counter" if kwh is None else f"{kwh:.3g} kWh"))
-    if summary["carbon_g"] is not None:
-        of = " and ".join(source for source, kwh in summary["kwh"].items() if kwh is not None)
-        rows.append(
-            ("carbon", f"{summary['carbon_g']:.3g} g CO2e, of {of}, at {summary['grid_intensity']:g} g per kWh")
-        )
-    return "\n".join(f"{name:<28}{value}" for name, value in rows)
-
-
 def _read_rapl(powercap: Path) -> list[tuple[float, float]] | None:
-    """Packages, and memory where it has a counter of its own; None where there is nothing to read, or no permission."""
+    """Packages, and memory if it has a counter of its own; None if there is no counter, or no permission to read it."""
     readings = []
     try:
         for domain in sorted(powercap.glob("intel-rapl:*")):
@@ -111,7 +87,7 @@ def _nvml():
         import pynvml
 
         pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(distributed.device()).uuid}")
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(collectives.device()).uuid}")
     except Exception:  # not installed, or any of NVML's own errors
         return None
 
@@ -134,4 +110,5 @@ def _difference(before: list | None, now: list | None) -> float | None:
 
 
 def _sum(values: list[float | None]) -> float | None:
-    return None if None in values else sum(values)
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

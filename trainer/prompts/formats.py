@@ -1,12 +1,14 @@
-"""What a player must write, and how it is taken apart: (think, content), or None when it does not parse."""
+"""The formats that players must write, and the parser of each."""
 
 import re
+
+from advgame.trainer.records import Parsed
 
 FLAGS = re.IGNORECASE | re.DOTALL
 
 
 def _text(*tags: str) -> str:
-    """Any text, as short as can be, in which none of these tags begins or ends, not even half written."""
+    """The shortest text in which none of these tags is opened or closed, not even an incomplete one."""
     names = "|".join(tags)
     return rf"((?:(?!</?(?:{names})\b|(?:{names})>).)*?)"
 
@@ -31,7 +33,7 @@ DEFENDER_FORMATS = {
 }
 
 
-def parse(pattern: re.Pattern, text: str) -> tuple[str, str] | None:
-    """(think, content) of a sample, both stripped, or None when it does not have the form of the pattern."""
+def parse(pattern: re.Pattern, text: str) -> Parsed | None:
+    """A sample taken apart, both parts stripped; None if it does not match the pattern of a format."""
     match = pattern.fullmatch(text.strip())
-    return (match[1].strip(), match[2].strip()) if match else None
+    return Parsed(match[1].strip(), match[2].strip()) if match else None

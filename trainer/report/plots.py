@@ -3,64 +3,43 @@
 import math
 from pathlib import Path
 
-from advgame.trainer.outputs import replacing
+from advgame.trainer.base.files import replacing
+from advgame.trainer.report.labels import DIVERSITY, RATES, SHOWN
 
-METRICS = (
+Panel = tuple[str, tuple[tuple[str, str, str], ...]]
+"""A title, and a curve for each (section of the record, key, label)."""
+
+METRICS: tuple[Panel, ...] = (
     ("rewards", (("game", "attacker_reward", "attacker"), ("game", "defender_reward", "defender"))),
     (
-        "attack success, benign compliance",
-        (("game", "attack_success", "attack success"), ("game", "benign_compliance", "benign compliance")),
+        f"{RATES['attack_success']}, {RATES['benign_compliance']}",
+        tuple(("game", rate, RATES[rate]) for rate in ("attack_success", "benign_compliance")),
     ),
     ("share of attacks", (("game", "parsed", "parsed"), ("game", "faithful", "faithful, if parsed"))),
     ("loss", (("attacker", "loss", "attacker"), ("defender", "loss", "defender"))),
     ("pair accuracy", (("attacker", "accuracy", "attacker"), ("defender", "accuracy", "defender"))),
-    (
-        "tokens per sample",
-        (("game", "prompt_tokens", "attacker"), ("game", "response_tokens", "defender")),
-    ),
+    ("tokens per sample", (("game", "prompt_tokens", "attacker"), ("game", "response_tokens", "defender"))),
 )
+"""What metrics.jsonl holds."""
 
-EVALUATION = (
-    (
-        "attack success on held-out seeds",
-        (
-            ("current", "attack_success", "current attacker"),
-            ("initial", "attack_success", "initial attacker"),
-            ("written", "attack_success", "held-out attacks"),
-        ),
-    ),
-    (
-        "benign compliance on held-out seeds",
-        (
-            ("current", "benign_compliance", "current attacker"),
-            ("initial", "benign_compliance", "initial attacker"),
-            ("plain", "benign_compliance", "plain seeds"),
-        ),
-    ),
-    (
-        "over-refusal on held-out seeds",
-        (
-            ("current", "over_refusal", "current attacker"),
-            ("initial", "over_refusal", "initial attacker"),
-            ("plain", "over_refusal", "plain seeds"),
-        ),
+EVALUATION: tuple[Panel, ...] = (
+    *(
+        (f"{RATES[rate]} on held-out seeds", tuple((name, rate, SHOWN[name]) for name in ("current", "initial", last)))
+        for rate, last in (("attack_success", "written"), ("benign_compliance", "plain"), ("over_refusal", "plain"))
     ),
     (
         "diversity of the attacks",
-        (
-            ("diversity", "distinct_2", "distinct-2"),
-            ("diversity", "self_bleu", "self-BLEU"),
-            ("diversity", "embedding_spread", "embedding spread"),
-        ),
+        tuple(("diversity", name, DIVERSITY[name]) for name in ("distinct_2", "self_bleu", "embedding_spread")),
     ),
 )
+"""What evaluation.jsonl holds."""
 
 SMOOTH_FROM = 100
-"""Points of a curve from which it is smoothed."""
+"""Curves of more points than this are smoothed."""
 
 
-def draw(panels: tuple, records: list[dict], file: Path) -> bool:
-    """Draws what was measured over the steps into `file`; False where matplotlib is not installed."""
+def draw(panels: tuple[Panel, ...], records: list[dict], file: Path) -> bool:
+    """Draws the records over their steps; False if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
@@ -74,7 +53,7 @@ def draw(panels: tuple, records: list[dict], file: Path) -> bool:
         for section, key, label in lines:
             points = [(r["step"], r[section].get(key)) for r in records if r[section].get(key) is not None]
             if points:
-                _curve(axes, *zip(*points, strict=True), label)
+                _curve(axes, points, label)
         axes.set_title(title)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -86,19 +65,8 @@ def draw(panels: tuple, records: list[dict], file: Path) -> bool:
     return True
 
 
-def _curve(axes, steps: tuple[int, ...], values: tuple[float, ...], label: str) -> None:
-    """A long one is noise: it is drawn faintly, and over it the means of twentieths of it around each step."""
-    if len(values) <= SMOOTH_FROM:
-        axes.plot(steps, values, marker=".", label=label)
-        return
-    reach = len(values) // 40
-    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
-    (line,) = axes.plot(steps, [sum(window) / len(window) for window in windows], label=label)
-    axes.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.8, zorder=1)
-
-
 def draw_matrices(matrices: dict[str, list[list[float | None]]], steps: list[int], file: Path) -> bool:
-    """Draws payoff matrices, [attacker][defender] in shares, side by side; False where matplotlib is not installed."""
+    """Draws payoff matrices, [attacker][defender] in shares, side by side; False if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -121,3 +89,15 @@ def draw_matrices(matrices: dict[str, list[list[float | None]]], steps: list[int
     with replacing(file) as half:
         figure.savefig(half, dpi=120, format="png")
     return True
+
+
+def _curve(axes, points: list[tuple[int, float]], label: str) -> None:
+    """A long one is noisy: it is drawn faintly, and over it its moving average, over a twentieth of its length."""
+    steps, values = ([point[i] for point in points] for i in (0, 1))
+    if len(values) <= SMOOTH_FROM:
+        axes.plot(steps, values, marker=".", label=label)
+        return
+    reach = len(values) // 40
+    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    (line,) = axes.plot(steps, [sum(window) / len(window) for window in windows], label=label)
+    axes.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.8, zorder=1)

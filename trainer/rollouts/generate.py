@@ -1,103 +1,133 @@
-"""Rollouts: prompts in; token ids, text, finish reason and log-probs out."""
+"""Sampling with transformers' generate, from a model in this process."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from advgame.kernels import sample_top_p
-from advgame.trainer.config import ConfigError, SamplingConfig
-from advgame.trainer.game import Rollout
-from advgame.trainer.models import Policy
-from advgame.trainer.randomness import uniforms
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.base.randomness import uniforms
+from advgame.trainer.models.policy import Policy
+from advgame.trainer.prompts.chat import chat_ids
+from advgame.trainer.records import Rollout
+from advgame.trainer.rollouts.base import Request
+from advgame.trainer.settings.schema import SamplingConfig
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """One sequence to be continued."""
+class GenerateSampler:
+    """Samples from `policy`, which it shares with whoever else holds it."""
 
-    token_ids: list[int]
-    key: tuple
-    """What the sample is for; with the prompt and the weights, it decides what is sampled (see randomness.py)."""
+    def __init__(self, policy: Policy, name: str):
+        """name: what the settings call the model, for errors."""
+        self.policy, self._name, self._version = policy, name, 0
 
+    @torch.no_grad()
+    def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """A weight that is the policy's own tensor is not copied."""
+        own = self.policy.named_parameters()
+        missing = set(own)
+        for name, weight in weights:
+            if name not in own or own[name].shape != weight.shape:
+                raise ValueError(f"{self._name}: cannot load {name} {list(weight.shape)}")
+            if own[name].data_ptr() != weight.data_ptr():
+                own[name].copy_(weight)
+            missing.discard(name)
+        if missing:
+            raise ValueError(f"{self._name}: no weights for {', '.join(sorted(missing))}")
+        self._version = version
 
-@torch.no_grad()
-def sample(policy: Policy, prompts: list[Prompt], config: SamplingConfig, name: str = "player") -> list[Rollout]:
-    """One rollout per prompt, in order. Prompts of like length are batched together. `name` is for errors."""
-    check_context(policy, max((len(prompt.token_ids) for prompt in prompts), default=0), config.max_new_tokens, name)
-    rollouts: dict[int, Rollout] = {}
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i].token_ids))
-    for start in range(0, len(by_length), config.batch_size):
-        batch = by_length[start : start + config.batch_size]
-        rollouts.update(zip(batch, _sample_batch(policy, [prompts[i] for i in batch], config), strict=True))
-    return [rollouts[i] for i in range(len(prompts))]
+    @torch.no_grad()
+    def sample(self, requests: list[Request], sampling: SamplingConfig) -> list[Rollout | None]:
+        """Prompts of similar length are batched together."""
+        texts = dict.fromkeys(request.text for request in requests)
+        encoded = {text: chat_ids(self.policy.tokenizer, text) for text in texts}
+        longest = max((len(ids) for ids in encoded.values()), default=0)
+        check_context(self.policy, longest, sampling.max_new_tokens, self._name)
+        prompts = [encoded[request.text] for request in requests]
+        by_length = sorted(range(len(requests)), key=lambda i: len(prompts[i]))
+        rollouts: list[Rollout | None] = [None] * len(requests)
+        for start in range(0, len(requests), sampling.batch_size):
+            batch = by_length[start : start + sampling.batch_size]
+            rows = self._sample_batch([requests[i] for i in batch], [prompts[i] for i in batch], sampling)
+            for i, rollout in zip(batch, rows, strict=True):
+                rollouts[i] = rollout
+        return rollouts
 
+    def close(self) -> None:
+        pass  # the policy is not ours
 
-def _sample_batch(policy: Policy, prompts: list[Prompt], config: SamplingConfig) -> list[Rollout]:
-    policy.activate()
-    model, tokenizer = policy.model, policy.tokenizer
-    width = max(len(prompt.token_ids) for prompt in prompts)
-    input_ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, width - len(prompt.token_ids) :] = torch.tensor(prompt.token_ids)
-        attention_mask[row, width - len(prompt.token_ids) :] = 1
-    draws = torch.stack([uniforms(prompt.key, config.max_new_tokens) for prompt in prompts])
-    sampler = _Sampler(draws.to(model.device), config)
-    output_ids = model.generate(
-        input_ids.to(model.device),
-        attention_mask=attention_mask.to(model.device),
-        logits_processor=LogitsProcessorList([sampler]),
-        generation_config=GenerationConfig(
-            do_sample=False,
-            max_new_tokens=config.max_new_tokens,
-            eos_token_id=policy.stop_ids,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
-    )
-    sampled = output_ids[:, width:].tolist()
-    logprobs = torch.stack(sampler.logprobs, dim=1).tolist()
-    return [_rollout(policy, *row) for row in zip(sampled, logprobs, strict=True)]
+    def _sample_batch(
+        self, requests: list[Request], prompts: list[list[int]], sampling: SamplingConfig
+    ) -> list[Rollout]:
+        policy, limit = self.policy, sampling.max_new_tokens
+        policy.activate()
+        model, tokenizer = policy.model, policy.tokenizer
+        width = max(len(ids) for ids in prompts)
+        input_ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, ids in enumerate(prompts):
+            input_ids[row, width - len(ids) :] = torch.tensor(ids)
+            attention_mask[row, width - len(ids) :] = 1
+        draws = torch.stack([uniforms(request.key, limit) for request in requests])
+        processor = _SamplingProcessor(draws.to(model.device), sampling)
+        output_ids = model.generate(
+            input_ids.to(model.device),
+            attention_mask=attention_mask.to(model.device),
+            logits_processor=LogitsProcessorList([processor]),
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=limit,
+                eos_token_id=policy.stop_ids,
+                pad_token_id=tokenizer.pad_token_id,
+            ),
+        )
+        sampled = output_ids[:, width:].tolist()
+        logprobs = torch.stack(processor.logprobs, dim=1).tolist()
+        return [self._rollout(*row) for row in zip(prompts, sampled, logprobs, strict=True)]
 
-
-def check_context(policy: Policy, longest: int, max_new_tokens: int, name: str) -> None:
-    """Whether a prompt of so many tokens leaves the model enough positions. Raises ConfigError."""
-    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and longest + max_new_tokens > context:
-        fix = f"set it to {context - longest} or less" if longest < context else "the prompt must be shorter"
-        raise ConfigError(
-            f"{name}.sampling.max_new_tokens={max_new_tokens}: with a prompt of {longest} tokens this exceeds the "
-            f"{context} positions of {policy.model.name_or_path}; {fix}"
+    def _rollout(self, prompt_ids: list[int], token_ids: list[int], logprobs: list[float]) -> Rollout:
+        """Cuts a row of `generate` after its first stop token."""
+        stop_ids = self.policy.stop_ids
+        stop = next((i for i, token in enumerate(token_ids) if token in stop_ids), None)
+        length = len(token_ids) if stop is None else stop + 1
+        return Rollout(
+            prompt_ids=prompt_ids,
+            token_ids=token_ids[:length],
+            logprobs=logprobs[:length],
+            text=self.policy.tokenizer.decode(token_ids[:length], skip_special_tokens=True),
+            finished=stop is not None,
+            version=self._version,
         )
 
 
-def _rollout(policy: Policy, token_ids: list[int], logprobs: list[float]) -> Rollout:
-    """Cuts a row of `generate` behind its first stop token."""
-    stop = next((i for i, token in enumerate(token_ids) if token in policy.stop_ids), None)
-    length = len(token_ids) if stop is None else stop + 1
-    return Rollout(
-        token_ids=token_ids[:length],
-        logprobs=logprobs[:length],
-        text=policy.tokenizer.decode(token_ids[:length], skip_special_tokens=True),
-        finished=stop is not None,
-    )
+def check_context(policy: Policy, prompt_tokens: int, max_new_tokens: int, name: str) -> None:
+    """Raises ConfigError if the model has too few positions for a prompt and its longest sample."""
+    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and prompt_tokens + max_new_tokens > context:
+        room = context - prompt_tokens
+        fix = f"set it to {room} or less" if room > 0 else "the prompt must be shorter"
+        raise ConfigError(
+            f"{name}.sampling.max_new_tokens={max_new_tokens}: with a prompt of {prompt_tokens} tokens this exceeds "
+            f"the {context} positions of {policy.model.name_or_path}; {fix}"
+        )
 
 
-class _Sampler(LogitsProcessor):
-    """Samples inside `generate`: leaves only the sampled token possible, so that greedy search must take it."""
+class _SamplingProcessor(LogitsProcessor):
+    """Samples inside `generate`: every other token is made impossible, so greedy search takes the sampled one."""
 
-    def __init__(self, draws: Tensor, config: SamplingConfig):
-        self.draws = draws  # [rows, max_new_tokens]
-        self.config = config
-        self.logprobs: list[Tensor] = []  # [rows] a step, raw
+    def __init__(self, draws: Tensor, sampling: SamplingConfig):
+        self._draws = draws  # [rows, max_new_tokens]
+        self._sampling = sampling
+        self.logprobs: list[Tensor] = []  # raw ones, [rows] for each step
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         tokens, logprobs = sample_top_p(
             scores,
-            self.draws[:, len(self.logprobs)],
-            temperature=self.config.temperature,
-            top_p=self.config.top_p,
+            self._draws[:, len(self.logprobs)],
+            temperature=self._sampling.temperature,
+            top_p=self._sampling.top_p,
         )
         self.logprobs.append(logprobs)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)

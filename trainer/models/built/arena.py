@@ -5,7 +5,6 @@ faithfully, rarely in heavy words. The defender understands every wrapping, but 
 wrapping of a harmful prompt, the likelier it complies.
 """
 
-import hashlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +27,9 @@ from advgame.trainer.arena.language import (
     render,
     vocabulary,
 )
-from advgame.trainer.prompts import TEMPLATES, Prompts, chat_ids
-from advgame.trainer.tiny import CHAT_TEMPLATE
+from advgame.trainer.models.built.tiny import CHAT_TEMPLATE
+from advgame.trainer.prompts.chat import chat_ids
+from advgame.trainer.prompts.templates import Prompts
 
 SPECIAL = ("<unk>", "<pad>", "<end>", "<user>", "<assistant>")
 MARKS = ("<prompt>", "</prompt>", "<harm>", "<ben>")
@@ -59,12 +59,6 @@ def build_defender(folder: Path, seed: int = 0, steps: int = 1000) -> None:
     """Writes model, tokenizer and generation config into `folder`."""
     prompts = Prompts("arena")
     _build(folder, lambda rng: defender_example(prompts, rng), seed, steps)
-
-
-def players_version() -> str:
-    """Changes with whatever the players are built from."""
-    sources = [*Path(__file__).parent.glob("*.py"), *(TEMPLATES / "arena").glob("*.txt")]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:12]
 
 
 def attacker_example(prompts: Prompts, rng: random.Random) -> Example:

@@ -1,0 +1,79 @@
+"""Files that are replaced at once, and places where nothing can be written."""
+
+import pytest
+
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.base.files import (
+    adding_folder,
+    append_record,
+    make_folder,
+    read_records,
+    remove_folder,
+    replacing,
+    replacing_folder,
+    truncate_records,
+    write_text,
+)
+
+
+def test_a_write_that_is_cut_leaves_the_old_file(tmp_path):
+    file = tmp_path / "file.txt"
+    write_text(file, "old")
+    with pytest.raises(KeyboardInterrupt), replacing(file) as half:
+        half.write_text("ne")
+        raise KeyboardInterrupt
+    assert file.read_text() == "old"
+    write_text(file, "new")
+    assert file.read_text() == "new" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(ConfigError, match=f"--out {folder}: cannot write there .*; name another place"):
+            make_folder(folder, f"--out {folder}")
+    make_folder(tmp_path / "new" / "folder", "--out")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
+def test_records_are_cut_back_to_a_step(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    assert read_records(file) == []
+    truncate_records(file, 3)  # nothing to cut
+    for step in range(1, 5):
+        append_record(file, {"step": step, "text": "ü\u2028"})
+    with file.open("a") as out:
+        out.write('{"step": 5, "half a li')  # what a kill leaves
+    truncate_records(file, 3)
+    assert [record["step"] for record in read_records(file)] == [1, 2, 3]
+    assert read_records(file)[0]["text"] == "ü\u2028"
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "step-000001"
+    for text in ("old", "new"):
+        with replacing_folder(folder) as half:
+            (half / text).write_text(text)
+            (half / "inner").mkdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["inner", "new"]
+    with pytest.raises(KeyboardInterrupt), replacing_folder(folder) as half:
+        (half / "newer").write_text("half")
+        raise KeyboardInterrupt
+    assert sorted(path.name for path in folder.iterdir()) == ["inner", "new"]
+    with replacing_folder(tmp_path / "step-000002"):  # sweeps away what the killed one left
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000002"]
+    remove_folder(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
+
+
+def test_a_folder_that_another_process_has_made_is_kept(tmp_path):
+    folder = tmp_path / "cache" / "model"
+    with adding_folder(folder) as slower:
+        (slower / "by").write_text("slower")
+        with adding_folder(folder) as faster:
+            (faster / "by").write_text("faster")
+    assert (folder / "by").read_text() == "faster" and list(folder.parent.iterdir()) == [folder]
+    with pytest.raises(ZeroDivisionError), adding_folder(tmp_path / "cache" / "broken"):
+        1 / 0  # noqa: B018
+    assert list(folder.parent.iterdir()) == [folder]

@@ -1,0 +1,84 @@
+"""Pairs out of rewards."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advgame.trainer.game.pair import attacker_pairs, defender_pairs
+from advgame.trainer.records import Attack, Game, Parsed, Response, Rollout, Seed
+
+SEED = Seed("open the lock", "harmful")
+
+
+def rollout(length: int = 2, finished: bool = True) -> Rollout:
+    return Rollout([1], list(range(length)), [-1.0] * length, "", finished)
+
+
+def response(reward: float | None, length: int = 2) -> Response:
+    return Response(rollout(length), Parsed("", "x"), judged=True, score=reward, reward=reward)
+
+
+def cut_off(length: int) -> Response:
+    return Response(rollout(length, finished=False), reward=-1.0)
+
+
+def attack(reward: float | None, *responses: Response) -> Attack:
+    return Attack(rollout(), Parsed("", "x"), responses=responses, reward=reward)
+
+
+def test_the_best_and_the_worst_of_a_prompt():
+    game = Game(SEED, (attack(1.0, response(8.0), response(2.0), response(5.0)), attack(4.0, response(6.0))))
+    (pair,) = attacker_pairs([game])
+    assert pair.chosen is game.attacks[1].rollout and pair.rejected is game.attacks[0].rollout
+    (pair,) = defender_pairs([game])
+    first = game.attacks[0].responses
+    assert pair.chosen is first[0].rollout and pair.rejected is first[1].rollout
+
+
+def test_the_first_counts_on_ties_and_none_without_a_reward():
+    game = Game(SEED, (attack(1.0, *map(response, [None, 2.0, 5.0, 5.0, 2.0, None])),))
+    (pair,) = defender_pairs([game])
+    responses = game.attacks[0].responses
+    assert pair.chosen is responses[2].rollout and pair.rejected is responses[1].rollout
+
+
+def test_pairs_may_need_a_gap():
+    game = Game(SEED, (attack(0.0, response(8.0), response(2.0)), attack(2.0, response(4.0), response(3.0))))
+    assert len(attacker_pairs([game], 2.0)) == 1 and not attacker_pairs([game], 2.1)
+    assert len(defender_pairs([game])) == 2 and len(defender_pairs([game], 3.0)) == 1
+
+
+def test_equal_or_missing_rewards_make_no_pair():
+    game = Game(SEED, (attack(3.0, response(5.0), response(5.0)), attack(None, response(None), response(1.0))))
+    assert not attacker_pairs([game]) and not defender_pairs([game])
+
+
+def test_attacks_that_were_not_answered_make_no_pair_of_responses():
+    malformed = Attack(rollout(), None, responses=(Response(), Response()), reward=-1.0)
+    game = Game(SEED, (malformed, attack(2.0, response(1.0), response(0.0))))
+    assert len(defender_pairs([game])) == len(attacker_pairs([game])) == 1
+
+
+def test_the_replayed_seed_makes_a_pair_of_responses():
+    game = Game(SEED, (), plain=attack(None, response(1.0), response(0.0)))
+    assert len(defender_pairs([game])) == 1 and not attacker_pairs([game])
+
+
+@pytest.mark.parametrize(("length", "expected"), [(9, 4), (3, 3)])
+def test_a_rejected_sample_that_was_cut_off_is_no_longer_than_the_chosen_one(length, expected):
+    game = Game(SEED, (attack(2.0, response(5.0, length=4), cut_off(length)),))
+    (pair,) = defender_pairs([game])
+    assert len(pair.rejected.token_ids) == len(pair.rejected.logprobs) == expected
+    assert len(game.attacks[0].responses[1].rollout.token_ids) == length
+
+
+@given(st.lists(st.lists(st.none() | st.floats(-1, 10), min_size=1, max_size=4), max_size=4), st.floats(0, 3))
+def test_pairs_are_in_order_and_apart(rewards, min_gap):
+    games = [Game(SEED, tuple(attack(reward) for reward in group)) for group in rewards]
+    reward_of = {id(a.rollout): a.reward for game in games for a in game.attacks}
+    pairs = attacker_pairs(games, min_gap)
+    for pair in pairs:
+        gap = reward_of[id(pair.chosen)] - reward_of[id(pair.rejected)]
+        assert gap > 0 and gap >= min_gap
+    known = [[r for r in group if r is not None] for group in rewards]
+    assert len(pairs) == sum(bool(r) and max(r) > min(r) and max(r) - min(r) >= min_gap for r in known)

@@ -1,0 +1,179 @@
+"""Evaluation: what is measured, that it leaves the run alone, and that it is the same after a stop."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers import records, run_tiny, torchrun
+
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.game.play import Match, Rules
+from advgame.trainer.judges.rules import judge_by_rules
+from advgame.trainer.measure.evaluation import (
+    HeldOut,
+    evaluate,
+    initial_attacks,
+    measuring,
+    plain,
+    rates,
+    read_held_out,
+    written,
+)
+from advgame.trainer.models.load import load_policy
+from advgame.trainer.prompts.templates import Prompts
+from advgame.trainer.records import Attack, Game, Parsed, Response, Rollout, Seed
+from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.seeds import read_seeds
+from advgame.trainer.settings.load import load_config
+from advgame.trainer.settings.schema import EvalConfig
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "evaluation.jsonl").read_text().splitlines()]
+
+
+def test_what_is_kept(evaluated):
+    kept = lines(evaluated)
+    assert [line["step"] for line in kept] == [0, 2, 4, 5]
+    for line in kept:
+        assert line["current"]["counts"]["attack_success"] == line["plain"]["counts"]["attack_success"] == 3
+        assert line["written"]["counts"]["attack_success"] == 1
+        assert 0 <= line["diversity"]["distinct_1"] <= 1 and line["signs"]["attack_tokens"] > 0
+    assert kept[0]["current"] == kept[0]["initial"]  # the same players, the same draws
+    assert kept[-1]["current"] != kept[-1]["initial"]
+    assert kept[0]["signs"]["attack_length_ratio"] == 1
+    assert kept[-1]["signs"]["attack_length_ratio"] != 1
+    assert (evaluated / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+    json.loads((evaluated / "evaluation.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
+
+
+def test_the_run_is_what_it_is_without(evaluated, tmp_path, capsys):
+    alone = run_tiny(tmp_path, "steps=5", "steps_per_batch=1")
+    assert records(alone) == records(evaluated)
+    assert "evaluation" not in capsys.readouterr().out
+    assert not (alone / "evaluation.jsonl").exists() and not (alone / "evaluation.png").exists()
+
+
+def test_a_resumed_run_is_evaluated_alike(evaluated, evaluating, tmp_path, capsys):
+    run = run_tiny(tmp_path, *evaluating, "steps=2")
+    with (run / "evaluation.jsonl").open("a") as out:
+        out.write('{"step": 4}\n{"step": 5, "curr')  # of steps that no checkpoint knows
+    run_tiny(run, *evaluating)
+    assert (run / "evaluation.jsonl").read_bytes() == (evaluated / "evaluation.jsonl").read_bytes()
+    assert capsys.readouterr().out.count("evaluation at step") == 4
+
+
+@pytest.mark.parametrize("name", ["initial-attacks.json", "evaluation.jsonl"])
+def test_what_evaluations_are_compared_with_must_be_there(name, evaluating, tmp_path):
+    run = run_tiny(tmp_path, *evaluating, "steps=1")
+    (run / name).unlink()
+    with pytest.raises(ConfigError, match=rf"{name} is missing.*another output_dir"):
+        run_tiny(run, *evaluating, "steps=2")
+
+
+def test_a_run_that_was_cut_before_its_first_checkpoint_begins_anew(evaluated, evaluating, tmp_path):
+    (tmp_path / "evaluation.jsonl").write_text((evaluated / "evaluation.jsonl").read_text())
+    run = run_tiny(tmp_path, *evaluating)
+    assert lines(run) == lines(evaluated)
+
+
+def test_two_processes_measure_alike(evaluated, evaluating, tmp_path):
+    done = torchrun("--config", "tiny", f"output_dir={tmp_path}", *evaluating, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("evaluation at step") == 4
+    for one, two in zip(lines(evaluated), lines(tmp_path), strict=True):
+        for name in ("current", "initial", "written", "plain"):
+            assert one[name] == two[name], (one["step"], name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["eval.every=2"], r"eval\.every=2: .*eval\.seeds="),
+        (["eval.every=2", "eval.seeds=[nowhere.jsonl]"], r"eval\.seeds: nowhere\.jsonl"),
+        (["eval.every=2", "eval.seeds=[tiny.jsonl]", "eval.attacks=[nowhere.jsonl]"], r"eval\.attacks: nowhere\.jsonl"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_any_work(tmp_path, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        run_tiny(tmp_path / "run", *overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_seeds_would_make_it_another_evaluation(tmp_path):
+    run = run_tiny(tmp_path, "steps=1", "eval.every=1", "eval.seeds=[tiny.jsonl]")
+    with pytest.raises(ConfigError, match=r"eval\.limit=2: .*started with eval\.limit=64"):
+        run_tiny(run, "steps=2", "eval.every=1", "eval.seeds=[tiny.jsonl]", "eval.limit=2")
+
+
+def test_greedy_players_take_the_most_probable_tokens(evaluating, tmp_path):
+    sampled, greedy = (
+        run_tiny(tmp_path / name, *evaluating, "steps=1", f"eval.greedy={name}") for name in ("false", "true")
+    )
+    assert lines(sampled)[0]["signs"] != lines(greedy)[0]["signs"]
+    assert records(sampled) == records(greedy)
+
+
+def answered(category: str, score: float | None, attack_score: float | None = None) -> Game:
+    response = Response(Rollout([1], [7], [], "a", True), Parsed("", "a"), score=score)
+    attack = Attack(Rollout([1], [7] * 4, [], "x", True), Parsed("", "x"), responses=(response,), score=attack_score)
+    return Game(Seed("s", category), (attack,))
+
+
+def test_rates_say_of_how_many_they_were_taken():
+    games = [answered("harmful", 2.0, 8.0), answered("harmful", None), answered("harmful", 9.0, 1.0)]
+    games += [answered("benign", 7.0, 3.0), answered("benign", None, 9.0)]
+    measured = rates(games, success_score=5.0)
+    assert (measured["attack_success"], measured["benign_compliance"], measured["over_refusal"]) == (1 / 3, 1, 1 / 2)
+    assert measured["counts"] == {"attack_success": 3, "benign_compliance": 1, "over_refusal": 2}
+    nothing = rates([], 5.0)
+    assert nothing["attack_success"] is None and not any(nothing["counts"].values())
+
+
+def test_seeds_are_asked_as_they_are_and_attacks_judged_on_what_they_mean():
+    assert plain([Seed("s", "benign")])[0].attacks[0].content == "s"
+    (game,) = written([(Seed("meant", "harmful"), "asked")])
+    assert (game.seed.query, game.attacks[0].content) == ("meant", "asked")
+
+
+@pytest.fixture
+def rules() -> Rules:
+    """Of the tiny config, whose players write and answer several times and are judged in pairs."""
+    config = load_config("tiny", ["defender.replay_seeds=true", "judge.faithfulness=false"])
+    return Rules(Prompts(config.templates), judge_by_rules, config.attacker, config.defender, config.judge)
+
+
+def test_measuring_plays_once_and_leaves_the_rules_as_they_are(rules):
+    sampled, greedy = measuring(rules, greedy=False), measuring(rules, greedy=True)
+    for measured in (sampled, greedy):
+        assert (measured.attacker.samples, measured.defender.samples, measured.defender.replay_seeds) == (1, 1, False)
+        assert (measured.attacker.judge, measured.defender.judge) == ("pointwise", "pointwise")
+        assert measured.attacker.reward_from == "first" and measured.judging is rules.judging
+    assert (sampled.attacker.sampling, sampled.defender.sampling) == (rules.attacker.sampling, rules.defender.sampling)
+    assert greedy.attacker.sampling == replace(rules.attacker.sampling, temperature=0.0)
+    assert greedy.defender.sampling == replace(rules.defender.sampling, temperature=0.0)
+    assert (rules.attacker.samples, rules.attacker.judge, rules.defender.replay_seeds) == (4, "pairwise", True)
+    assert rules.attacker.sampling.temperature > 0
+
+
+def test_the_random_draws_decide_what_is_measured(rules):
+    """The same players and draws give the same record, others another; and the initial attacks are the attacker's."""
+    policy = load_policy("tiny")
+    match = Match(GenerateSampler(policy, "attacker"), GenerateSampler(policy, "defender"), rules)
+    held_out = HeldOut(read_seeds(["tiny.jsonl"]), [], greedy=False)
+    initial = initial_attacks(match.attacker, rules, held_out, (0, "evaluation"))
+    assert [game.seed for game in initial] == held_out.seeds and not any(g.attacks[0].responses for g in initial)
+    first, again = (evaluate(match, held_out, initial, (0, "evaluation"), policy) for _ in range(2))
+    assert first == again and first["current"] == first["initial"]
+    other = evaluate(match, held_out, initial, (1, "evaluation"), policy, first)
+    assert other["current"] != other["initial"] and other["initial"] != first["initial"]
+
+
+def test_held_out_seeds_and_attacks_are_limited_alike(evaluating):
+    (attacks,) = (option.split("=[")[1][:-1] for option in evaluating if option.startswith("eval.attacks"))
+    held_out = read_held_out(EvalConfig(seeds=["tiny.jsonl"], attacks=[attacks], limit=1, greedy=True))
+    assert (len(held_out.seeds), len(held_out.attacks), held_out.greedy) == (1, 1, True)
+    everything = read_held_out(EvalConfig(seeds=["tiny.jsonl"], attacks=[attacks], limit=None))
+    assert (len(everything.seeds), len(everything.attacks)) == (12, 2)
+    assert read_held_out(EvalConfig(seeds=["tiny.jsonl"])).attacks == []

@@ -1,0 +1,100 @@
+"""Checkpoints: what they keep, how they are found, and what is refused; whole runs are in tests/runs."""
+
+import json
+
+import pytest
+import torch
+from helpers import tiny_config
+
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.learn.step import Learner, learn, make_learner
+from advgame.trainer.records import Attack, Game, Pair, Parsed, Response, Rollout, Seed, Verdict
+from advgame.trainer.run import checkpoint
+from advgame.trainer.run.players import load_policies
+
+
+def rollout(*ids: int) -> Rollout:
+    return Rollout([4, 5], list(ids), [-1.0] * len(ids), "text", True, version=3)
+
+
+PAIRS = [Pair(rollout(5, 6, 7), rollout(8, 9))]
+GAME = Game(
+    Seed("a query", "benign", {"language": "de"}),
+    (Attack(rollout(1), Parsed("thought", "text"), Verdict.FAITHFUL, (Response(rollout(2), None, reward=-1.0),)),),
+)
+
+
+def learners(config, saved=None) -> list[Learner]:
+    policies = load_policies(config, saved)
+    return [make_learner(name, policies[name], getattr(config, name)) for name in policies]
+
+
+def taught(config) -> list[Learner]:
+    players = learners(config)
+    for player in players:
+        learn(player, PAIRS, 0)
+    return players
+
+
+def parameters(player: Learner) -> list[torch.Tensor]:
+    return [p.detach() for policy in player.policies.by_suffix.values() for p in policy.named_parameters().values()]
+
+
+def test_everything_that_the_next_step_depends_on_comes_back(tmp_path):
+    config = tiny_config(tmp_path, "defender.reference=recompute", "defender.reference_decay=0.5")
+    players = taught(config)
+    folder = checkpoint.save(tmp_path, 1, players, [GAME], keep=2)
+    assert (folder / "defender_reference").is_dir() and not (folder / "attacker_reference").exists()
+    again = learners(config, folder)
+    assert checkpoint.load(folder, again) == [GAME]
+    for player, other in zip(players, again, strict=True):
+        assert all(map(torch.equal, parameters(player), parameters(other)))
+        state, other_state = player.engine.state(), other.engine.state()
+        assert state.keys() == other_state.keys() and all(torch.equal(state[key], other_state[key]) for key in state)
+        learn(player, PAIRS, 1)
+        learn(other, PAIRS, 1)
+        assert all(map(torch.equal, parameters(player), parameters(other)))
+
+
+def test_the_newest_are_kept(tmp_path):
+    players = learners(tiny_config(tmp_path))
+    for step in (1, 2, 10):
+        checkpoint.save(tmp_path, step, players, [], keep=2)
+    assert checkpoint.finished(tmp_path) == [2, 10]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000002", "step-000010"]
+
+
+def test_a_checkpoint_is_found_by_its_run_or_its_folder(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path)
+    with pytest.raises(ConfigError, match="not a run's folder"):
+        checkpoint.locate(tmp_path)
+    checkpoint.begin(tmp_path, 0, config)
+    with pytest.raises(ConfigError, match="no checkpoint has been written yet"):
+        checkpoint.locate(tmp_path)
+    for step in (3, 7):
+        checkpoint.folder(tmp_path, step).mkdir(parents=True)
+    assert checkpoint.locate(tmp_path) == (tmp_path, 7)
+    assert checkpoint.locate(tmp_path, 3) == (tmp_path, 3)
+    assert checkpoint.locate(checkpoint.folder(tmp_path, 3)) == (tmp_path, 3)
+    monkeypatch.chdir(checkpoint.folder(tmp_path, 3))
+    assert checkpoint.locate(checkpoint.folder(tmp_path, 3).relative_to(checkpoint.folder(tmp_path, 3)))[1] == 3
+    for path, step, message in (
+        (tmp_path, 4, "no checkpoint after step 4; there are 3, 7"),
+        (checkpoint.folder(tmp_path, 3), 7, "is one checkpoint; name its run"),
+        (tmp_path / "checkpoints" / "other", None, "not a checkpoint"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            checkpoint.locate(path, step)
+
+
+def test_a_run_continues_under_the_same_settings_only(tmp_path):
+    config = tiny_config(tmp_path)
+    checkpoint.begin(tmp_path, 0, config)
+    state = checkpoint.save(tmp_path, 1, learners(config), [], keep=1) / "state.json"
+    checkpoint.check_same_run(tmp_path, 1, tiny_config(tmp_path, "steps=99", "attacker.optimizer.lr=1"))
+    with pytest.raises(ConfigError, match=r"seed=1: the run in .* was started with seed=0; set it back"):
+        checkpoint.check_same_run(tmp_path, 1, tiny_config(tmp_path, "seed=1"))
+    for written in ({}, {"format": 99}):
+        state.write_text(json.dumps({"step": 1, "games": [], **written}))
+        with pytest.raises(ConfigError, match="was written by another version of advgame"):
+            checkpoint.check_same_run(tmp_path, 1, config)

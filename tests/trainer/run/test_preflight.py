@@ -1,0 +1,32 @@
+"""What is refused before any work; more of it is in tests/runs/test_train.py."""
+
+import pytest
+from helpers import run_tiny, tiny_config
+
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.run.preflight import make_rules, preflight
+
+EVALUATED = ("eval.every=5", "eval.seeds=[harmful-held-out.jsonl]", "eval.limit=2")
+
+
+def test_a_plan_says_what_is_to_be_done(tmp_path):
+    plan = preflight(tiny_config(tmp_path / "run"))
+    assert (plan.run, plan.resumed, plan.saved, plan.held_out) == (tmp_path / "run", 0, None, None)
+    assert plan.seeds and not (tmp_path / "run").exists()
+    assert len(preflight(tiny_config(tmp_path / "run", *EVALUATED)).held_out.seeds) == 2
+
+
+@pytest.mark.parametrize("name", ["initial-attacks.json", "evaluation.jsonl"])
+def test_what_evaluations_are_compared_with_must_be_there(tmp_path, name):
+    run = run_tiny(tmp_path, *EVALUATED, "steps=1")
+    assert preflight(tiny_config(run, *EVALUATED, "steps=2")).resumed == 1
+    (run / name).unlink()
+    with pytest.raises(ConfigError, match=f"{name} is missing"):
+        preflight(tiny_config(run, *EVALUATED, "steps=2"))
+
+
+def test_rules_have_the_settings_and_a_judge(tmp_path):
+    config = tiny_config(tmp_path, "judge.kind=arena", "seeds.files=[arena.jsonl]")
+    rules = make_rules(config)
+    assert rules.attacker is config.attacker and rules.judging is config.judge
+    assert rules.judge([]) == []

@@ -1,0 +1,174 @@
+"""Settings: defaults, YAML, overrides, and what is said when they are wrong."""
+
+import copy
+import dataclasses
+
+import pytest
+
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.settings.load import load_config, resolve_config, shipped_configs
+from advgame.trainer.settings.schema import Config, fields
+
+
+def test_the_defaults_are_the_papers():
+    config = Config()
+    for player in (config.attacker, config.defender):
+        assert (player.loss.name, player.loss.beta, player.ema_decay, player.samples) == ("dpo", 0.1, 0.95, 2)
+        assert (player.optimizer.lr, player.optimizer.max_grad_norm) == (1e-6, 1.0)
+        assert (player.sampling.temperature, player.sampling.top_p) == (0.6, 0.9)
+        assert player.sampling.max_new_tokens == 2048
+    assert config.steps_per_batch == 4
+
+
+def test_overrides_win_over_the_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("steps: 7\nattacker:\n  loss: {beta: 0.3, name: ipo}\n")
+    config = load_config(str(file), ["attacker.loss.beta=0.5", "defender.optimizer.lr=1e-5"])
+    assert (config.steps, config.attacker.loss.beta, config.attacker.loss.name) == (7, 0.5, "ipo")
+    assert config.defender.optimizer.lr == 1e-5
+
+
+def test_later_files_are_laid_over_earlier_ones(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("attacker: {loss: {beta: 0.3}}\n")
+    config = load_config(["tiny", "variants/ipo-md", str(file)], ["steps=3"])
+    assert (config.steps, config.batch_size, config.attacker.loss.name) == (3, 8, "ipo")
+    assert (config.attacker.loss.beta, config.defender.loss.beta) == (0.3, 0.1)
+    assert load_config(None, []) == load_config(["demo"], [])
+
+
+def test_every_setting_is_documented():
+    for name, field, _ in fields(Config()):
+        assert len(field.metadata["doc"]) > 10, name
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_every_shipped_config_is_valid_and_says_what_it_is(name):
+    """Variants over every config that is not one."""
+    assert resolve_config(name).read_text().startswith("# ")
+    if name.startswith("variants/"):
+        for base in (base for base in shipped_configs() if not base.startswith("variants/")):
+            load_config([base, name], [])
+    else:
+        load_config(name, [])
+
+
+PAPER_LOSS = {
+    "name": "dpo", "beta": 0.1, "length_normalize": False, "label_smoothing": 0.0, "nll_weight": 0.0,
+    "normalization": "length_normalized", "importance_cap": None, "filter_eps": 2e-4,
+}  # fmt: skip
+PAPER_PLAYER = {
+    "train": True, "samples": 2, "ema_decay": 0.95, "reference_decay": None, "sample_from": "ema",
+    "reference": "rollout", "min_gap": 0.0, "judge": "pairwise", "loss": PAPER_LOSS,
+    "sampling": {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 2048, "batch_size": 64},
+    "lora": {"rank": 0, "alpha": 32.0},
+    "optimizer": {
+        "lr": 1e-6, "betas": [0.9, 0.95], "weight_decay": 0.1, "warmup_steps": 0, "max_grad_norm": 1.0,
+        "tokens_per_pack": 8192, "checkpoint_activations": True,
+    },
+}  # fmt: skip
+PAPER_JUDGE = {
+    "kind": "server", "model": None, "faithfulness": True, "success_score": 5.0, "offset": 0.0, "noise": 0.0,
+    "sampling": {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 8192, "batch_size": 64},
+}  # fmt: skip
+
+
+def paper(name: str) -> dict:
+    """Every field of a recipe, spelt out."""
+    qwen, lora = name.startswith("recipes/qwen"), name.endswith("-lora")
+    player = copy.deepcopy(PAPER_PLAYER)
+    if lora:
+        player["lora"]["rank"], player["sampling"]["batch_size"] = 32, 16
+        player["optimizer"] |= {"lr": 1e-5, "tokens_per_pack": 6656}
+    model = "models/Qwen2.5-7B-Instruct" if qwen else "models/Llama-3.1-8B-Instruct"
+    judge = "Qwen/Qwen2.5-32B-Instruct" if qwen else "huihui-ai/Llama-3.3-70B-Instruct-abliterated"
+    server = {"url": "http://127.0.0.1:8000/v1", "model": judge, "api_key_env": "OPENAI_API_KEY", "concurrency": 32}
+    attacker = {"model": model if qwen or lora else f"{model}-abliterated"}
+    return {
+        "output_dir": f"runs/{name.removeprefix('recipes/')}",
+        "seed": 0, "steps": 1000, "batch_size": 32, "steps_per_batch": 4, "schedule": "joint", "steps_per_turn": 50,
+        "attention": "auto", "templates": None,
+        "seeds": {"files": ["harmful.jsonl", "benign.jsonl"]},
+        "attacker": player | attacker | {"format": "think_prompt", "reward_from": "best"},
+        "defender": player
+        | {"model": model, "format": "any", "instruction": "", "replay_seeds": False, "condition_on": "prompt"},
+        "judge": PAPER_JUDGE | {"server": server | {"timeout": 600.0}},
+        "eval": {"every": 0, "seeds": [], "attacks": [], "limit": 64, "greedy": False},
+        "checkpoint": {"every": 50, "keep": 2},
+        "report": {"grid_intensity": None},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", shipped_configs("recipes"))
+def test_every_field_of_a_recipe_is_the_papers(name):
+    assert dataclasses.asdict(load_config(name, [])) == paper(name)
+
+
+@pytest.mark.parametrize("name", ["demo", "tiny", "trainer/configs/tiny.yaml"])
+def test_shipped_configs_load(name, monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+    assert load_config(name, []).steps == 10
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("attaker.train=false", ["attaker", "attacker"]),
+        ("attacker.lr=1", ["attacker.lr", "did you mean attacker.optimizer.lr?"]),
+        ("defender.sampling.temprature=1", ["temprature", "temperature"]),
+        ("steps=soon", ["steps", "soon"]),
+        ("steps=1.5", ["steps", "1.5"]),
+        ("steps=null", ["steps", "None"]),
+        ("attacker.train=maybe", ["attacker.train", "maybe"]),
+        (
+            "attacker.format=think_promt",
+            ["attacker.format", "think_promt", "did you mean attacker.format=think_prompt"],
+        ),
+        ("attacker=7", ["7"]),
+        ("seeds.files=x.jsonl", ["seeds.files"]),
+        ("justaword", ["justaword", "key=value"]),
+        ("steps=0", ["steps=0", "at least 1"]),
+        ("attacker.sampling.top_p=1.5", ["attacker.sampling.top_p=1.5", "between"]),
+        ("attacker.loss.beta=nan", ["attacker.loss.beta=nan", "finite"]),
+        ("attacker.optimizer.lr=inf", ["attacker.optimizer.lr=inf", "finite"]),
+        ("attacker.loss.beta=[1,", ["attacker.loss.beta=[1,", "not valid YAML"]),
+        ("attacker.loss.beta=${nothing}", ["attacker.loss.beta", "nothing"]),
+        ("seeds.files.0=x.jsonl", ["command line", "files", "x.jsonl"]),
+        ("defender.optimizer.betas=[0.9]", ["defender.optimizer.betas", "two numbers"]),
+        ("batch_size=10", ["steps_per_batch=4", "batch_size=10", "nearest", "5"]),
+        ("attacker.samples=1", ["attacker.samples=1", "attacker.train=false"]),
+        ("defender.loss.name=ipo defender.loss.label_smoothing=0.1", ["defender.loss.label_smoothing=0.1"]),
+        ("attacker.train=false defender.train=false", ["nothing to train"]),
+        ("defender.judge=none", ["attacker.reward_from=best", "attacker.reward_from=first"]),
+        ("judge.kind=model", ["judge.kind=model", "judge.model"]),
+        ("judge.model=here", ["judge.model=here", "kind=model"]),
+        ("judge.kind=server", ["judge.kind=server", "judge.server.model"]),
+        ("judge.server.model=gpt", ["judge.server.model=gpt", "kind=server"]),
+        ("judge.kind=server judge.server.model=gpt judge.model=here", ["judge.model=here", "kind=model"]),
+        ("judge.server.concurrency=0", ["judge.server.concurrency=0", "at least 1"]),
+        ("judge.offset=2", ["judge.offset=2", "judge.kind=arena"]),
+    ],
+)
+def test_what_is_wrong_is_named(override, parts, tmp_path):
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("{}")
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(empty), override.split())
+    for part in parts:
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml.*demo, tiny.*variants/ipo-md"):
+        load_config("nowhere.yaml", [])
+    broken = tmp_path / "broken.yaml"
+    for text, complaint in (
+        ("a: [1,\nb: 2", "not valid YAML"),
+        ("- steps", "not a mapping"),
+        ("seeds: {files: {}}", ""),
+    ):
+        broken.write_text(text)
+        with pytest.raises(ConfigError, match=rf"broken\.yaml.*{complaint}") as caught:
+            load_config(str(broken), [])
+        assert "\n" not in str(caught.value)

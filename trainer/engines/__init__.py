@@ -1,0 +1,1 @@
+"""Engines: who holds the weights of a player, reduces its gradients, and steps."""

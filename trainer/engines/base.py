@@ -1,0 +1,31 @@
+"""The protocol of every engine."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Engine(Protocol):
+    """Holds the weights of one player and their optimiser, on all processes together."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of this process's part of the loss to those since the last step."""
+
+    def step(self, lr: float) -> float:
+        """One optimiser step on the gradients, summed over the processes and clipped; they are dropped afterwards.
+
+        Returns the norm of the gradients before clipping. If it is not finite, the weights are left untouched.
+        """
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight, by its name in the model, as a full tensor, layer by layer."""
+
+    def shards(self) -> list[Tensor]:
+        """The parts of the weights that this process holds: what a moving average follows."""
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's state, to be saved."""
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Restores what `state` returned."""

@@ -1,0 +1,63 @@
+"""Plain data parallelism: every process holds all weights and takes the same AdamW step."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from advgame.trainer.base import collectives
+from advgame.trainer.settings.schema import OptimizerConfig
+
+
+class SingleEngine:
+    """AdamW on these parameters; vectors (norms, biases) are not decayed."""
+
+    def __init__(self, parameters: Iterable[tuple[str, Parameter]], config: OptimizerConfig):
+        self._parameters = dict(parameters)
+        self._max_grad_norm = config.max_grad_norm or math.inf
+        matrices = [p for p in self._parameters.values() if p.dim() >= 2]
+        vectors = [p for p in self._parameters.values() if p.dim() < 2]
+        groups = [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        self._optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), fused=True)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, lr: float) -> float:
+        parameters = list(self._parameters.values())
+        for parameter in parameters:
+            if parameter.grad is None:  # the loss does not depend on it
+                parameter.grad = torch.zeros_like(parameter)
+        collectives.sum_([parameter.grad for parameter in parameters])
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self._max_grad_norm).item()
+        if math.isfinite(norm):
+            for group in self._optimizer.param_groups:
+                group["lr"] = lr
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self._parameters.items()
+
+    def shards(self) -> list[Tensor]:
+        return list(self._parameters.values())
+
+    def state(self) -> dict[str, Tensor]:
+        """Named `parameter/field`."""
+        return {
+            f"{name}/{field}": value
+            for name, parameter in self._parameters.items()
+            for field, value in self._optimizer.state.get(parameter, {}).items()
+        }
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        for key, value in tensors.items():
+            name, _, field = key.rpartition("/")
+            parameter = self._parameters[name]
+            self._optimizer.state[parameter][field] = value.to(parameter.device).clone()

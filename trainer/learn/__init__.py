@@ -1,0 +1,1 @@
+"""Learning, stage by stage: collate, forward, loss, step, track."""

@@ -1,0 +1,1 @@
+"""What games, players and runs are measured by."""

@@ -1,0 +1,54 @@
+"""A policy: a model, or an adapter over one, that can be trained and sampled."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A causal language model and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    adapter: str | None = None
+    """The LoRA adapter that turns a shared model into this policy; None if the whole model is its own."""
+
+    def activate(self) -> None:
+        """Call before the model is used: another policy may have used it last."""
+        if self.adapter:
+            self.model.set_adapter(self.adapter)
+
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The policy's own parameters: the model's, or the adapter's."""
+        own = f".{self.adapter}." if self.adapter else ""
+        return {name: parameter for name, parameter in self.model.named_parameters() if own in name}
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end a response: the tokenizer's and the generation config's."""
+        declared = self.model.generation_config.eos_token_id
+        declared = declared if isinstance(declared, list) else [declared]
+        ids = [self.tokenizer.eos_token_id, *declared]
+        return sorted({token for token in ids if token is not None})
+
+
+@dataclass(frozen=True)
+class PlayerPolicies:
+    """A player's policy and the moving averages of it."""
+
+    policy: Policy
+    ema: Policy
+    """Samples, and is the reference unless there is a slower one."""
+    slow: Policy | None = None
+    """A slower average, which is then the reference."""
+
+    @property
+    def reference(self) -> Policy:
+        return self.slow or self.ema
+
+    @property
+    def by_suffix(self) -> dict[str, Policy]:
+        """All of them, by what a checkpoint adds to the player's name."""
+        return {"": self.policy, "_ema": self.ema} | ({"_reference": self.slow} if self.slow else {})

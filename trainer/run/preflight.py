@@ -1,0 +1,122 @@
+"""Everything that can be refused, before any work."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.base.files import make_folder
+from advgame.trainer.game.play import Rules
+from advgame.trainer.judges.arena import check_seeds, judge_arena, noisy
+from advgame.trainer.judges.model import judge_with, load_judge
+from advgame.trainer.judges.request import Judge
+from advgame.trainer.judges.rules import judge_by_rules
+from advgame.trainer.learn.step import Learner
+from advgame.trainer.measure.evaluation import HeldOut, read_held_out
+from advgame.trainer.models.load import check_model
+from advgame.trainer.prompts.chat import chat_ids
+from advgame.trainer.prompts.templates import Prompts
+from advgame.trainer.records import Seed
+from advgame.trainer.rollouts.generate import check_context
+from advgame.trainer.rollouts.server import ServerSampler, check_server
+from advgame.trainer.run import checkpoint
+from advgame.trainer.seeds import read_seeds
+from advgame.trainer.settings.schema import Config
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is about to do."""
+
+    run: Path
+    """Its folder."""
+    resumed: int
+    """Steps that are done already."""
+    seeds: list[Seed]
+    held_out: HeldOut | None
+    """What the players are measured on; None without evaluations."""
+
+    @property
+    def saved(self) -> Path | None:
+        """The checkpoint that the run continues from."""
+        return checkpoint.folder(self.run, self.resumed) if self.resumed else None
+
+
+def preflight(config: Config) -> Plan:
+    """Checks all that can be checked before a model is loaded. Raises ConfigError that names the setting."""
+    run = Path(config.output_dir)
+    resumed = (checkpoint.finished(run) or [0])[-1]
+    if resumed:
+        checkpoint.check_same_run(run, resumed, config)
+    seeds = read_seeds(config.seeds.files)
+    held_out = read_held_out(config.eval) if config.eval.every else None
+    if held_out and resumed:
+        check_evaluations(run)
+    if config.judge.kind == "arena":
+        check_seeds(seeds)
+    Prompts(config.templates)
+    check_models(config, resumed)
+    return Plan(run, resumed, seeds, held_out)
+
+
+def check_evaluations(run: Path) -> None:
+    """Raises ConfigError if a file is gone that later evaluations are compared with."""
+    for name in ("initial-attacks.json", "evaluation.jsonl"):
+        if not (run / name).exists():
+            raise ConfigError(
+                f"{run}/{name} is missing, which later evaluations are compared with; put it back to continue, or "
+                f"choose another output_dir to start again"
+            )
+
+
+def check_models(config: Config, resumed: int) -> None:
+    """Raises ConfigError, naming the setting, if a model that will be loaded is not there."""
+    for name, player in (("attacker", config.attacker), ("defender", config.defender)):
+        if not resumed or player.lora.rank:  # else the checkpoint has it
+            check_model(player.model, f"{name}.model")
+    if config.judge.kind == "model":
+        check_model(str(config.judge.model), "judge.model")
+
+
+def make_rules(config: Config) -> Rules:
+    """The rules of the settings, with their judge: loaded, or on a server that was reached."""
+    prompts = Prompts(config.templates)
+    return Rules(prompts, make_judge(config, prompts), config.attacker, config.defender, config.judge)
+
+
+def make_judge(config: Config, prompts: Prompts) -> Judge:
+    judge, draws = config.judge, (config.seed,)
+    if judge.kind == "arena":
+        return noisy(judge_arena, judge.offset, judge.noise, config.seed)
+    if judge.kind == "rules":
+        return judge_by_rules
+    if judge.kind == "server":
+        check_server(judge.server)
+        return judge_with(ServerSampler(judge.server), judge.sampling, prompts, draws)
+    material = config.attacker.sampling.max_new_tokens + 2 * config.defender.sampling.max_new_tokens
+    return judge_with(load_judge(str(judge.model), judge.sampling, prompts, material), judge.sampling, prompts, draws)
+
+
+def check_output(plan: Plan) -> None:
+    """Makes the run's folder. Raises ConfigError if it cannot be written to."""
+    make_folder(plan.run, f"output_dir={plan.run}")
+
+
+def check_budgets(attacker: Learner, defender: Learner, seeds: list[Seed], rules: Rules) -> None:
+    """Raises ConfigError if the longest possible games would not fit into packs or into the models' contexts."""
+    texts = [rules.prompts.attacker(seed.category, rules.attacker.format, seed.query) for seed in seeds]
+    longest = max(texts, key=lambda text: len(text.encode()))  # in every language, more bytes are more tokens
+    empty = rules.prompts.defender(rules.defender.format, rules.defender.instruction, "")
+    attacker_prompt = len(chat_ids(attacker.policies.policy.tokenizer, longest))
+    attack = rules.attacker.sampling.max_new_tokens
+    defender_prompt = len(chat_ids(defender.policies.policy.tokenizer, empty)) + attack
+    for learner, prompt in ((attacker, attacker_prompt), (defender, defender_prompt)):
+        name, player = learner.name, learner.config
+        samples = player.samples if player.loss.name == "grpo" else 2
+        limit, budget = player.sampling.max_new_tokens, player.optimizer.tokens_per_pack
+        if player.train and prompt + samples * limit > budget:
+            raise ConfigError(
+                f"{name}.optimizer.tokens_per_pack={budget}: a prompt of {prompt} tokens and {samples} samples of "
+                f"{name}.sampling.max_new_tokens={limit} do not fit; "
+                f"set tokens_per_pack to {prompt + samples * limit} or more"
+            )
+        check_context(learner.policies.policy, prompt, limit, name)

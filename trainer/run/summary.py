@@ -1,0 +1,39 @@
+"""What is said at the end of a run."""
+
+import json
+from pathlib import Path
+
+from advgame.trainer.base.files import read_records, write_text
+from advgame.trainer.measure.resources import summarise
+from advgame.trainer.report.plots import EVALUATION, METRICS, draw
+from advgame.trainer.report.tables import resources_text
+from advgame.trainer.run import checkpoint
+from advgame.trainer.settings.schema import ReportConfig
+
+
+def sum_up(run: Path, config: ReportConfig) -> str:
+    """Draws the curves, writes resources.json, and says where everything is and what the run took."""
+    records, evaluations = read_records(run / "metrics.jsonl"), read_records(run / "evaluation.jsonl")
+    drawn = draw(METRICS, records, run / "curves.png")
+    if evaluations:
+        draw(EVALUATION, evaluations, run / "evaluation.png")
+    resources = summarise(records, config.grid_intensity)
+    write_text(run / "resources.json", json.dumps(resources, indent=2) + "\n")
+    both = bool(evaluations)
+    lines = {
+        "models": f"{checkpoint.folder(run, checkpoint.finished(run)[-1])}/{{attacker,defender}}{{,_ema}}",
+        "metrics": f"{run}/{'{metrics,evaluation}' if both else 'metrics'}.jsonl",
+        "samples": f"{run}/samples",
+        "curves": f"{run}/{'{curves,evaluation}' if both else 'curves'}.png" if drawn else NOT_DRAWN,
+        "resources": f"{run}/resources.json",
+    }
+    places = "\n".join(f"{name:<11}{place}" for name, place in lines.items())
+    return f"{places}\n\n{resources_text(resources)}"
+
+
+def finished(run: Path, steps: int) -> str:
+    """Of a run that has nothing left to do."""
+    return f"{run} has all its {steps} steps. To continue: steps={2 * steps}; to start again: another output_dir."
+
+
+NOT_DRAWN = "not drawn: pip install 'advgame[report]'"

@@ -1,0 +1,87 @@
+"""Whether settings are in range and agree with each other."""
+
+import math
+
+from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.settings.schema import Config, LossConfig, fields
+
+
+def check(config: Config) -> None:
+    """Ranges, and settings that contradict each other. Raises ConfigError."""
+    for name, f, value in fields(config):
+        low, high = f.metadata["low"], f.metadata["high"]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name}={value}: must be a finite number")
+        if value is None or (low is None and high is None):
+            continue
+        if not ((low is None or value >= low) and (high is None or value <= high)):
+            bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+            raise ConfigError(f"{name}={value}: must be {bounds}")
+    if config.batch_size % config.steps_per_batch:
+        raise ConfigError(
+            f"steps_per_batch={config.steps_per_batch} does not divide batch_size={config.batch_size}; "
+            f"the nearest value that does is {_nearest_divisor(config.batch_size, config.steps_per_batch)}"
+        )
+    if not (config.attacker.train or config.defender.train):
+        raise ConfigError("attacker.train=false and defender.train=false: nothing to train; set one to true")
+    for name, player in (("attacker", config.attacker), ("defender", config.defender)):
+        if player.train and player.samples < 2:
+            raise ConfigError(f"{name}.samples={player.samples}: a pair needs 2; set it, or {name}.train=false")
+        _check_loss(name, player.loss)
+        for option, usual in (("sample_from", "ema"), ("reference_decay", None)):
+            value = getattr(player, option)
+            if value != usual and player.reference == "rollout":
+                raise ConfigError(
+                    f"{name}.{option}={value}: the rollout's log-probs are not the reference's; "
+                    f"set {name}.reference=recompute"
+                )
+        betas = player.optimizer.betas
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ConfigError(f"{name}.optimizer.betas={betas}: expected two numbers in [0, 1)")
+    if config.attacker.reward_from == "best" and config.defender.judge == "none":
+        raise ConfigError(
+            "attacker.reward_from=best needs the defender's rewards, but defender.judge=none; "
+            "set attacker.reward_from=first"
+        )
+    if config.eval.every and not config.eval.seeds:
+        raise ConfigError(
+            f"eval.every={config.eval.every}: there is nothing to measure on; name held-out seeds, for example "
+            "eval.seeds=[harmful-held-out.jsonl,benign-held-out.jsonl], or set it to 0"
+        )
+    judge = config.judge
+    for kind, option, value in (("model", "model", judge.model), ("server", "server.model", judge.server.model)):
+        if judge.kind == kind and value is None:
+            raise ConfigError(f"judge.kind={kind} needs judge.{option}={'FOLDER' if kind == 'model' else 'NAME'}")
+        if judge.kind != kind and value is not None:
+            raise ConfigError(
+                f"judge.{option}={value} has no effect with judge.kind={judge.kind}; set judge.kind={kind}"
+            )
+    if judge.kind != "arena":
+        for name in ("offset", "noise"):
+            if value := getattr(judge, name):
+                raise ConfigError(f"judge.{name}={value}: for judge.kind=arena only; set it to 0")
+
+
+def _check_loss(name: str, loss: LossConfig) -> None:
+    default = LossConfig()
+    for option, losses in {
+        "label_smoothing": ("dpo",),
+        "length_normalize": ("dpo", "ipo"),
+        "nll_weight": ("dpo", "ipo"),
+        "normalization": ("grpo",),
+        "importance_cap": ("grpo",),
+    }.items():
+        value, usual = getattr(loss, option), getattr(default, option)
+        if loss.name not in losses and value != usual:
+            usual = "null" if usual is None else usual
+            raise ConfigError(
+                f"{name}.loss.{option}={value}: for {' and '.join(losses)} only, not {loss.name}; set it to {usual}"
+            )
+    if loss.beta == 0 and loss.name != "grpo":
+        raise ConfigError(f"{name}.loss.beta=0: must be positive with {loss.name}")
+    if loss.importance_cap == 0:
+        raise ConfigError(f"{name}.loss.importance_cap=0: must be positive, or null")
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wanted))
