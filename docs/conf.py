@@ -3,6 +3,7 @@
 import dataclasses
 import typing
 
+import yaml
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config as Napoleon
@@ -52,16 +53,20 @@ class Settings(SphinxDirective):
             yield from self.sections(hints[field.name], f"{name}.", name, field.metadata["doc"])
 
     def setting(self, name: str, hint: typing.Any, field: dataclasses.Field) -> nodes.Node:
-        value = field.default_factory() if field.default is dataclasses.MISSING else field.default
-        default = {None: "null", True: "true", False: "false"}.get(value if value is None else str(value), str(value))
-        kind = " | ".join(map(str, typing.get_args(hint))) if typing.get_origin(hint) is typing.Literal else ""
-        item = nodes.definition_list_item()
-        item += nodes.term("", "", nodes.literal(text=f"{name}={default}"))
-        body = nodes.definition("", nodes.paragraph(text=field.metadata["doc"]))
-        if kind:
-            body += nodes.paragraph("", "one of ", nodes.literal(text=kind))
-        item += body
+        default = field.default_factory() if field.default is dataclasses.MISSING else field.default
+        shown = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+        item = nodes.definition_list_item("", nodes.term("", "", nodes.literal(text=f"{name}={shown}")))
+        item += nodes.definition("", nodes.paragraph("", "", *with_code(field.metadata["doc"])))
+        if typing.get_origin(hint) is typing.Literal:
+            choices = " | ".join(map(str, typing.get_args(hint)))
+            item[1] += nodes.paragraph("", "one of ", nodes.literal(text=choices))
         return nodes.definition_list("", item)
+
+
+def with_code(text: str) -> list[nodes.Node]:
+    """Text, in which what is between backticks is code."""
+    parts = enumerate(text.split("`"))
+    return [nodes.literal(text=part) if index % 2 else nodes.Text(part) for index, part in parts]
 
 
 def read_sections(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
@@ -70,7 +75,13 @@ def read_sections(app: Sphinx, what: str, name: str, obj: object, options: objec
         lines[:] = GoogleDocstring(lines, Napoleon(napoleon_use_rtype=False), app, what, name, obj, options).lines()
 
 
+def hide_arguments(app: Sphinx, what: str, name: str, obj: object, *_: object) -> tuple[str, str] | None:
+    """Of protocols, which nobody calls."""
+    return ("", "") if getattr(obj, "_is_protocol", False) else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("settings", Settings)
     app.connect("autodoc-process-docstring", read_sections)
+    app.connect("autodoc-process-signature", hide_arguments)
     return {"parallel_read_safe": True}
