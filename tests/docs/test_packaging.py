@@ -1,7 +1,9 @@
-"""What pyproject.toml installs is what is there."""
+"""What pyproject.toml installs and the reference lists is what is there."""
 
 import re
 from pathlib import Path
+
+import advgame.kernels
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -28,3 +30,8 @@ def test_package_data_is_there_and_complete():
         installed = {file for pattern in patterns for file in folder.glob(pattern)}
         present = {file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
         assert not {file for file in present - installed if file.suffix not in (".py", ".so", ".pyc")}
+
+
+def test_the_reference_has_all_public_names_of_the_kernels():
+    page = (ROOT / "docs" / "kernels" / "api.md").read_text(encoding="utf-8")
+    assert set(re.findall(r":: (\w+)", page)) - {"advgame"} == set(advgame.kernels.__all__)
