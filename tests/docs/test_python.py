@@ -1,4 +1,4 @@
-"""The README's Python is run as it stands there, and gives the loss that it should."""
+"""The documentation's Python is run as printed, and gives the losses that it should."""
 
 import re
 from pathlib import Path
@@ -7,16 +7,36 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGES = {page.relative_to(ROOT).as_posix(): page for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]}
 PAIRS = [([1, 2, 3], [4, 5], [6, 7, 8]), ([9, 1], [2, 2, 2, 2], [3])]
 
 
-@pytest.fixture(scope="module")
-def readme() -> dict:
+def run(page: str) -> dict:
+    """What the page's Python blocks define, run one after another."""
     namespace = {}
-    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+    for block in re.findall(r"```python\n(.*?)```", PAGES[page].read_text(encoding="utf-8"), re.DOTALL):
         exec(block, namespace)
     return namespace
+
+
+@pytest.fixture(scope="module")
+def guide() -> dict:
+    return run("docs/kernels/index.md")
+
+
+@pytest.mark.parametrize("page", [name for name, page in PAGES.items() if "```python" in page.read_text("utf-8")])
+def test_every_block_runs(page):
+    assert run(page)
+
+
+def test_the_front_page():
+    page = run("README.md")
+    logps = (page["hidden"] @ page["lm_head"].T).log_softmax(-1).gather(1, page["targets"][:, None])[:, 0]
+    chosen, rejected = torch.stack([logps[:3].sum(), logps[3:].sum()]) - page["reference_logps"]
+    expected = -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected))
+    assert page["output"].loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert page["hidden"].grad.norm() > 0 and page["lm_head"].grad.norm() > 0
 
 
 def model(seed: int) -> LlamaForCausalLM:
@@ -42,15 +62,15 @@ def expected_loss(policy, reference) -> float:
     return torch.stack(losses).mean().item()
 
 
-def test_the_packed_step(readme):
+def test_the_packed_step(guide):
     policy, reference = model(0), model(1)
     expected, before = expected_loss(policy, reference), policy.lm_head.weight.clone()
-    output = readme["dpo_step"](policy, reference, torch.optim.SGD(policy.parameters(), lr=0.1), PAIRS)
+    output = guide["dpo_step"](policy, reference, torch.optim.SGD(policy.parameters(), lr=0.1), PAIRS)
     assert output.loss.item() == pytest.approx(expected, abs=1e-5)
     assert not torch.equal(policy.lm_head.weight, before)
 
 
-def test_the_padded_replacement(readme):
+def test_the_padded_replacement(guide):
     policy, reference = model(0), model(1)
     rows = [(p, c) for p, c, _ in PAIRS] + [(p, r) for p, _, r in PAIRS]
     width = max(len(p) + len(r) for p, r in rows)
@@ -58,5 +78,5 @@ def test_the_padded_replacement(readme):
     attention_mask = torch.tensor([[1] * len(p + r) + [0] * (width - len(p + r)) for p, r in rows])
     completion_mask = torch.tensor([[0] * len(p) + [1] * len(r) + [0] * (width - len(p + r)) for p, r in rows])
     reference_logps = torch.stack([logps(reference, p, r).detach() for p, r in rows])
-    output = readme["fused_dpo_loss"](policy, input_ids, attention_mask, completion_mask, reference_logps, beta=0.1)
+    output = guide["fused_dpo_loss"](policy, input_ids, attention_mask, completion_mask, reference_logps, beta=0.1)
     assert output.loss.item() == pytest.approx(expected_loss(policy, reference), abs=1e-5)
