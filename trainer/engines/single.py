@@ -23,17 +23,15 @@ class SingleEngine:
             {"params": matrices, "weight_decay": config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        self._optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), fused=True)
+        beta1, beta2 = config.betas
+        self._optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(beta1, beta2), fused=True)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
     def step(self, lr: float) -> float:
-        parameters = list(self._parameters.values())
-        for parameter in parameters:
-            if parameter.grad is None:  # the loss does not depend on it
-                parameter.grad = torch.zeros_like(parameter)
-        collectives.sum_([parameter.grad for parameter in parameters])
+        parameters = self._parameters.values()
+        collectives.sum_([gradient(parameter) for parameter in parameters])
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._max_grad_norm).item()
         if math.isfinite(norm):
             for group in self._optimizer.param_groups:
@@ -61,3 +59,10 @@ class SingleEngine:
             name, _, field = key.rpartition("/")
             parameter = self._parameters[name]
             self._optimizer.state[parameter][field] = value.to(parameter.device).clone()
+
+
+def gradient(parameter: Parameter) -> Tensor:
+    """Of the loss by now; zeros if the loss does not depend on the parameter."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

@@ -1,1 +1,1 @@
-"""Judges: requests in, scores out. request.py has the interface; arena, model and rules implement it."""
+"""Judges: requests in, scores out. request.py has the interface, kinds.py picks the judge of a setting."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from advgame.kernels import PrefixTree, prefix_tree
 from advgame.trainer.base import collectives
-from advgame.trainer.records import Item, Pair
+from advgame.trainer.records import Item, ScoredGroup
 
 SHORTEST_PREFIX = 16
 """Tokens. To share fewer does not pay: each shared prefix is one more piece of attention."""
@@ -74,10 +74,10 @@ class Batch:
     """Number of completions of each item."""
     sampled_logps: Tensor
     """[R], log-probs of the response tokens when they were sampled."""
-    advantages: Tensor | None
-    """[S]; None for pairs."""
-    valid: Tensor | None
-    """[S] bool, False for completions without a reward; None for pairs."""
+    advantages: Tensor
+    """[S], of the completions; empty for pairs."""
+    valid: Tensor
+    """[S] bool, False for completions without a reward; empty for pairs."""
     share: float
     """The batch's part of the step's mean loss."""
     counts: bool = True
@@ -125,14 +125,16 @@ def make_batch(
     items: Sequence[Item], share: float, device: torch.device, share_prefixes: bool = True, counts: bool = True
 ) -> Batch:
     """The items as one batch; for `share` and `counts` see Batch."""
+    groups = [item for item in items if isinstance(item, ScoredGroup)]
     logps = [logp for item in items for rollout in item.rollouts for logp in rollout.logprobs]
-    groups = [item for item in items if not isinstance(item, Pair)]
+    advantages = [advantage for group in groups for advantage in group.advantages]
+    valid = [valid for group in groups for valid in group.valid]
     return Batch(
         pack=pack([group_of(item) for item in items], device, share_prefixes),
         samples=tuple(len(item.rollouts) for item in items),
         sampled_logps=torch.tensor(logps, device=device),
-        advantages=torch.tensor([a for group in groups for a in group.advantages], device=device) if groups else None,
-        valid=torch.tensor([v for group in groups for v in group.valid], device=device) if groups else None,
+        advantages=torch.tensor(advantages, device=device),
+        valid=torch.tensor(valid, dtype=torch.bool, device=device),
         share=share,
         counts=counts,
     )
@@ -231,6 +233,34 @@ def pack(groups: list[Group], device: torch.device, share_prefixes: bool = True)
 
     share_prefixes: as in `families`.
     """
+    segments, prompts, completions = _segments(groups, share_prefixes)
+    lengths = [len(segment.ids) for segment in segments]
+    begins = dict(zip(segments, accumulate(lengths, initial=0), strict=False))
+    places = {segment: place for place, segment in enumerate(segments)}
+    parents = [None if segment.parent is None else places[segment.parent] for segment in segments]
+    predictors: list[int] = []
+    targets: list[int] = []
+    ends = [0]
+    for group, prompt, continuations in zip(groups, prompts, completions, strict=True):
+        last_of_prompt = begins[prompt] + len(prompt.ids) - 1
+        for ids, segment in zip(group.completions, continuations, strict=True):
+            begin = begins[segment]
+            predictors += [last_of_prompt, *range(begin, begin + len(ids) - 1)]
+            targets += ids
+            ends.append(len(targets))
+    as_tensor = partial(torch.tensor, dtype=torch.int64, device=device)
+    return Pack(
+        input_ids=as_tensor([token for segment in segments for token in segment.ids]),
+        position_ids=as_tensor([segment.position + i for segment in segments for i in range(len(segment.ids))]),
+        layout=prefix_tree(lengths, parents, device),
+        predictors=as_tensor(predictors),
+        targets=as_tensor(targets),
+        cu_seqlens=torch.tensor(ends, dtype=torch.int32, device=device),
+    )
+
+
+def _segments(groups: list[Group], share_prefixes: bool) -> tuple[list[_Segment], list[_Segment], list[list[_Segment]]]:
+    """All segments in the order of a pack; each group's prompt; each group's completions."""
     levels: list[list[_Segment]] = [[], [], []]
 
     def add(depth: int, ids: list[int], position: int, parent: _Segment | None) -> _Segment:
@@ -249,29 +279,8 @@ def pack(groups: list[Group], device: torch.device, share_prefixes: bool = True)
             completions[index] = [
                 add(depth + 1, ids[:-1], len(group.prompt), prompts[index]) for ids in group.completions
             ]
-    segments = [segment for level in levels for segment in level]
-    lengths = [len(segment.ids) for segment in segments]
-    begins = dict(zip(segments, accumulate(lengths, initial=0), strict=False))
-    places = {segment: place for place, segment in enumerate(segments)}
-    layout = prefix_tree(lengths, [places.get(segment.parent) for segment in segments], device)
-
-    predictors, targets, ends = [], [], [0]
-    for index, group in enumerate(groups):
-        last_of_prompt = begins[prompts[index]] + len(prompts[index].ids) - 1
-        for ids, segment in zip(group.completions, completions[index], strict=True):
-            begin = begins[segment]
-            predictors += [last_of_prompt, *range(begin, begin + len(ids) - 1)]
-            targets += ids
-            ends.append(len(targets))
-    input_ids = [token for segment in segments for token in segment.ids]
-    positions = [segment.position + i for segment in segments for i in range(len(segment.ids))]
-    as_tensor = partial(torch.tensor, dtype=torch.int64, device=device)
-    return Pack(
-        *map(as_tensor, (input_ids, positions)),
-        layout,
-        *map(as_tensor, (predictors, targets)),
-        torch.tensor(ends, dtype=torch.int32, device=device),
-    )
+    numbers = range(len(groups))
+    return [*chain(*levels)], [prompts[i] for i in numbers], [completions[i] for i in numbers]
 
 
 def _common_prefix(one: list[int], other: list[int]) -> int:

@@ -74,14 +74,14 @@ def embed(model: PreTrainedModel, pack: Pack) -> Tensor:
     embeddings = layer.weight.detach()[pack.input_ids]
     if layer.weight.requires_grad:
 
-        def add_rows(embeddings: Tensor) -> None:
+        def add_rows(gradient: Tensor) -> None:
             if layer.weight.grad is None:
                 layer.weight.grad = torch.zeros_like(layer.weight)
             if layer.padding_idx is not None:  # that row has no gradient
-                embeddings.grad[pack.input_ids == layer.padding_idx] = 0
-            layer.weight.grad.index_add_(0, pack.input_ids, embeddings.grad)
+                gradient = gradient.masked_fill(pack.input_ids[:, None] == layer.padding_idx, 0.0)
+            layer.weight.grad.index_add_(0, pack.input_ids, gradient)
 
-        embeddings.requires_grad_().register_post_accumulate_grad_hook(add_rows)
+        embeddings.requires_grad_().register_hook(add_rows)
     return embeddings
 
 
@@ -168,8 +168,8 @@ def _attend(
     **_: object,
 ) -> tuple[Tensor, None]:
     """As transformers calls it: query, key, value [1, heads, T, D]; returns [1, T, heads, D]."""
-    heads_last = (t[0].transpose(0, 1) for t in (query, key, value))
-    return shared_prefix_attention(*heads_last, layout, scale=scaling)[None], None
+    query, key, value = (t[0].transpose(0, 1) for t in (query, key, value))
+    return shared_prefix_attention(query, key, value, layout, scale=scaling)[None], None
 
 
 AttentionInterface.register(ATTENTION, _attend)

@@ -1,6 +1,6 @@
 """What a player minimises, and the metrics that go with it. To add a loss: a class, and a line in OBJECTIVES."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from advgame.kernels import linear_policy_loss, linear_preference_loss
 from advgame.trainer.learn.collate import Batch
 from advgame.trainer.models.head import Head
-from advgame.trainer.records import Item, Pair, ScoredGroup
+from advgame.trainer.records import Item, ScoredGroup
 from advgame.trainer.settings.schema import LossConfig
 
 
@@ -47,7 +47,7 @@ class PreferenceObjective:
     config: LossConfig
     unit: ClassVar[str] = "pairs"
 
-    def count(self, items: Sequence[Pair]) -> float:
+    def count(self, items: Sequence[Item]) -> float:
         return len(items)
 
     def __call__(self, hidden: Tensor, head: Head, batch: Batch) -> LossOutput:
@@ -87,12 +87,13 @@ class PolicyObjective:
     config: LossConfig
     unit: ClassVar[str] = "groups"
 
-    def count(self, items: Sequence[ScoredGroup]) -> float:
+    def count(self, items: Sequence[Item]) -> float:
         if self.config.normalization != "token_mean":
             return sum(len(group.rollouts) for group in items)
         return sum(
             len(rollout.token_ids)
             for group in items
+            if isinstance(group, ScoredGroup)
             for rollout, valid in zip(group.rollouts, group.valid, strict=True)
             if valid
         )
@@ -118,7 +119,11 @@ class PolicyObjective:
         return LossOutput(output.loss, sums | reference_mismatch(batch))
 
 
-OBJECTIVES = {"dpo": PreferenceObjective, "ipo": PreferenceObjective, "grpo": PolicyObjective}
+OBJECTIVES: dict[str, Callable[[LossConfig], Objective]] = {
+    "dpo": PreferenceObjective,
+    "ipo": PreferenceObjective,
+    "grpo": PolicyObjective,
+}
 
 
 def make_objective(config: LossConfig) -> Objective:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -47,10 +47,10 @@ def _forward(module: nn.Module, whole: bool) -> Callable[..., Tensor] | None:
     return partial(_gated, module) if trained and hasattr(module, "gate_proj") else None
 
 
-def _gated(mlp: nn.Module, states: Tensor) -> Tensor:
+def _gated(mlp: Any, states: Tensor) -> Tensor:
     """An MLP's output. Recomputation stops before the last product, whose input is the last thing that is kept."""
     return _recomputed(partial(_down, mlp), mlp.gate_proj(states), mlp.up_proj(states))
 
 
-def _down(mlp: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
+def _down(mlp: Any, gate: Tensor, up: Tensor) -> Tensor:
     return mlp.down_proj(mlp.act_fn(gate) * up)

@@ -1,7 +1,7 @@
-"""A player's optimiser step: collate -> forward -> backward -> step -> track."""
+"""A player's optimiser step: items are collated, forwarded and differentiated, the weights step, averages follow."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -68,9 +68,8 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
 
 
 def take_step(learner: Learner, items: Sequence[Item], step: int, lr: float) -> dict[str, float]:
-    """Returns the loss, its metrics and the gradient's norm."""
-    recompute: Recompute = "layers" if learner.config.optimizer.checkpoint_activations else "cheap"
-    metrics = accumulate(learner, batches(learner, items), len(items), recompute)
+    """Returns the loss, its metrics and the norm of its gradient."""
+    metrics = accumulate(learner, items)
     norm = learner.engine.step(lr) if math.isfinite(metrics["loss"]) else math.nan
     if not math.isfinite(norm):
         raise FloatingPointError(
@@ -80,35 +79,43 @@ def take_step(learner: Learner, items: Sequence[Item], step: int, lr: float) -> 
     return metrics | {"grad_norm": norm}
 
 
-def batches(learner: Learner, items: Sequence[Item], share_prefixes: bool = True) -> list[Batch]:
-    """What this process forwards. Raises ConfigError if an item does not fit into a pack."""
-    budget = learner.config.optimizer.tokens_per_pack
-    try:
-        return collate(items, learner.player.objective.count, budget, learner.player.device, share_prefixes)
-    except GroupTooLarge as error:
-        raise ConfigError(f"{learner.name}.optimizer.tokens_per_pack: {error}") from error
-
-
-def accumulate(learner: Learner, batches: list[Batch], items: int, recompute: Recompute) -> dict[str, float]:
+def accumulate(
+    learner: Learner, items: Sequence[Item], share_prefixes: bool = True, recompute: Recompute | None = None
+) -> dict[str, float]:
     """The gradients of this process's part of the mean loss. Returns the loss and its metrics, of all processes.
 
     The means are over all items: neither packs nor processes matter to them.
 
     Args:
-        batches: this process's. items: their number on all processes.
+        items: those of all processes, at least one.
+        share_prefixes: as in `collate`.
+        recompute: as in `recomputing`; None: as the settings say.
     """
-    model, totals = learner.policies.policy.model, {}
-    for batch in batches:
-        if learner.config.reference == "recompute":
-            batch = replace(batch, recomputed_logps=reference_logps(learner.policies.reference, batch.pack))
+    model = learner.player.model
+    totals: dict[str, Tensor] = {}
+    recompute = recompute or ("layers" if learner.config.optimizer.checkpoint_activations else "cheap")
+    for batch in batches(learner, items, share_prefixes):
         with packed_attention(model), recomputing(model, recompute):
             output = learner.player(batch)
             loss = output.loss * batch.share
             learner.engine.backward(loss)
-        means = {"loss": loss.detach()} | {name: value / items for name, value in output.sums.items()}
+        means = {"loss": loss.detach()} | {name: value / len(items) for name, value in output.sums.items()}
         for name, value in means.items():
-            totals[name] = totals.get(name, 0.0) + value * batch.counts
+            totals[name] = totals.get(name, torch.zeros_like(value)) + value * batch.counts
     return summed(totals)
+
+
+def batches(learner: Learner, items: Sequence[Item], share_prefixes: bool) -> Iterator[Batch]:
+    """What this process forwards, with the reference's log-probs. Raises ConfigError if an item fits into no pack."""
+    budget = learner.config.optimizer.tokens_per_pack
+    try:
+        plan = collate(items, learner.player.objective.count, budget, learner.player.device, share_prefixes)
+    except GroupTooLarge as error:
+        raise ConfigError(f"{learner.name}.optimizer.tokens_per_pack: {error}") from error
+    for batch in plan:
+        if learner.config.reference == "recompute":
+            batch = replace(batch, recomputed_logps=reference_logps(learner.policies.reference, batch.pack))
+        yield batch
 
 
 def summed(totals: dict[str, Tensor]) -> dict[str, float]:
@@ -122,5 +129,5 @@ def follow(learner: Learner) -> None:
     """The player's moving averages follow its policy."""
     policies, config = learner.policies, learner.config
     for average, decay in ((policies.ema, config.ema_decay), (policies.slow, config.reference_decay)):
-        if average:
+        if average is not None and decay is not None:
             track(list(average.named_parameters().values()), learner.engine.shards(), decay)

@@ -6,10 +6,8 @@ from pathlib import Path
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.files import make_folder
 from advgame.trainer.game.play import Rules
-from advgame.trainer.judges.arena import check_seeds, judge_arena, noisy
-from advgame.trainer.judges.model import judge_with, load_judge
-from advgame.trainer.judges.request import Judge
-from advgame.trainer.judges.rules import judge_by_rules
+from advgame.trainer.judges.arena import check_seeds
+from advgame.trainer.judges.kinds import make_judge
 from advgame.trainer.learn.step import Learner
 from advgame.trainer.measure.evaluation import HeldOut, read_held_out
 from advgame.trainer.models.load import check_model
@@ -17,7 +15,6 @@ from advgame.trainer.prompts.chat import chat_ids
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Seed
 from advgame.trainer.rollouts.generate import check_context
-from advgame.trainer.rollouts.server import ServerSampler, check_server
 from advgame.trainer.run import checkpoint
 from advgame.trainer.seeds import read_seeds
 from advgame.trainer.settings.schema import Config
@@ -78,22 +75,11 @@ def check_models(config: Config, resumed: int) -> None:
 
 
 def make_rules(config: Config) -> Rules:
-    """The rules of the settings, with their judge: loaded, or on a server that was reached."""
+    """The rules of the settings, with a judge that is ready."""
     prompts = Prompts(config.templates)
-    return Rules(prompts, make_judge(config, prompts), config.attacker, config.defender, config.judge)
-
-
-def make_judge(config: Config, prompts: Prompts) -> Judge:
-    judge, draws = config.judge, (config.seed,)
-    if judge.kind == "arena":
-        return noisy(judge_arena, judge.offset, judge.noise, config.seed)
-    if judge.kind == "rules":
-        return judge_by_rules
-    if judge.kind == "server":
-        check_server(judge.server)
-        return judge_with(ServerSampler(judge.server), judge.sampling, prompts, draws)
     material = config.attacker.sampling.max_new_tokens + 2 * config.defender.sampling.max_new_tokens
-    return judge_with(load_judge(str(judge.model), judge.sampling, prompts, material), judge.sampling, prompts, draws)
+    judge = make_judge(config.judge, prompts, config.seed, material)
+    return Rules(prompts, judge, config.attacker, config.defender, config.judge)
 
 
 def check_output(plan: Plan) -> None:

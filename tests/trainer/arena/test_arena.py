@@ -51,7 +51,7 @@ from advgame.trainer.prompts.formats import parse as parse_format
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.rollouts.base import Request
 from advgame.trainer.rollouts.generate import GenerateSampler
-from advgame.trainer.run.preflight import make_judge
+from advgame.trainer.run.preflight import make_rules
 from advgame.trainer.seeds import DATA, read_seeds
 from advgame.trainer.settings.load import load_config
 from advgame.trainer.settings.schema import SamplingConfig
@@ -238,9 +238,9 @@ def test_noise_is_clipped_and_spares_faithfulness_and_what_has_no_score():
 
 def test_the_config_chooses_the_judge_and_its_noise():
     request = JudgeRequest("refusal", "benign", BOMB_SEED, ("x", "y"))
-    assert make_judge(load_config("arena", []), Prompts("arena"))([request]) == [(5, 5)]
+    assert make_rules(load_config("arena", [])).judge([request]) == [(5, 5)]
     noisy_config = load_config("arena", ["judge.offset=1", "judge.noise=1", "seed=3"])
-    assert make_judge(noisy_config, Prompts("arena"))([request]) == noisy(judge_arena, 1, 1, 3)([request])
+    assert make_rules(noisy_config).judge([request]) == noisy(judge_arena, 1, 1, 3)([request])
 
 
 # The players

@@ -40,15 +40,15 @@ def test_the_command_measures_adapters(evaluating, tmp_path):
     assert result == last
 
 
-def test_the_command_in_a_script(evaluated):
+def test_the_command_in_a_script(evaluated, capsys):
     """A success score of 0 makes a success of every attack, whether it was answered or not; one of 10 of none here."""
-    command = [sys.executable, "-m", "advgame.trainer.commands.main", "evaluate", str(evaluated), "--step", "5"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for score, code in (("0", 1), ("10", 0)):
-        limit = ["--max-attack-success", "0.9", f"judge.success_score={score}"]
-        done = subprocess.run([*command, *limit], capture_output=True, text=True, env=environment)
-        assert done.returncode == code, done.stderr
-        assert "held-out attacks" in done.stdout
+    options = ["evaluate", str(evaluated), "--step", "5", "--max-attack-success", "0.9"]
+    command = [sys.executable, "-m", "advgame.trainer.commands.main", *options, "judge.success_score=0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 1, done.stderr
+    assert main([*options, "judge.success_score=10"]) == 0
+    for shown in (done.stdout, capsys.readouterr().out):
+        assert "held-out attacks" in shown
 
 
 def test_a_checkpoint_may_be_named_from_within(evaluated, monkeypatch, capsys):

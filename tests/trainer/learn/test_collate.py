@@ -1,19 +1,27 @@
-"""Packs: what is in them, and that models compute in them what they compute on separate sequences."""
+"""Packs and batches: what is in them."""
 
+import subprocess
+import sys
 from bisect import bisect_right
 from itertools import pairwise
 
 import pytest
 import torch
-from helpers import random_model
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.learn.collate import SHORTEST_PREFIX, Group, Pack, families, pack, plan_packs
-from advgame.trainer.learn.forward import FAMILIES, check_family, packed_attention, response_hidden
-from advgame.trainer.models.load import load_policy
+from advgame.trainer.learn.collate import (
+    SHORTEST_PREFIX,
+    Group,
+    GroupTooLarge,
+    Pack,
+    collate,
+    families,
+    group_of,
+    pack,
+    plan_packs,
+)
+from advgame.trainer.records import Pair, Rollout, ScoredGroup
 
 CPU = torch.device("cpu")
 TOKENS = st.lists(st.integers(0, 99), min_size=1, max_size=8)
@@ -40,7 +48,7 @@ def sequences(packed: Pack) -> list[tuple[list[int], list[int]]]:
 
 
 @given(GROUPS)
-def test_every_response_goes_on_from_its_prompt(groups):
+def test_every_response_continues_its_prompt(groups):
     packed = pack(groups, CPU)
     expected = [group.prompt + completion[:-1] for group in groups for completion in group.completions]
     assert [tokens for tokens, _ in sequences(packed)] == expected
@@ -55,6 +63,17 @@ def test_a_pack_holds_nothing_but_its_sequences_and_no_prompt_twice(groups):
     shared = sum(family.shared * (len(family.members) - 1) for family in families([g.prompt for g in groups]))
     tokens = sum(group.tokens for group in groups) - shared
     assert len(packed.input_ids) == len(packed.position_ids) == packed.layout.segments.host[-1] == tokens
+
+
+@given(GROUPS)
+def test_without_sharing_a_prompt_is_held_once_and_what_prompts_share_as_often_as_they_do(groups):
+    packed = pack(groups, CPU, share_prefixes=False)
+    expected = [group.prompt + completion[:-1] for group in groups for completion in group.completions]
+    assert [tokens for tokens, _ in sequences(packed)] == expected
+    assert len(packed.input_ids) == sum(group.tokens for group in groups)
+    budget = max(group.tokens for group in groups)
+    for indices in plan_packs(groups, budget, share_prefixes=False):
+        assert sum(groups[i].tokens for i in indices) <= budget
 
 
 @given(st.lists(PROMPTS, max_size=7))
@@ -102,80 +121,61 @@ def test_families_stay_together():
 
 def test_a_group_that_is_too_large_is_named():
     groups = [Group([1] * n, [[2]]) for n in (10, 51, 50)]
-    with pytest.raises(ValueError, match=r"group 1 has 51 tokens, but a pack's budget is 50: raise the budget to 51"):
+    with pytest.raises(
+        GroupTooLarge, match=r"group 1 has 51 tokens, but a pack's budget is 50: raise the budget to 51"
+    ):
         plan_packs(groups, 50)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_known_family_computes_the_same_in_packs(family):
-    """Hidden states to 1e-5, and the gradients of a loss on them by every weight."""
-    model = random_model(family)
-    check_family(model, family)
-    generator = torch.Generator().manual_seed(1)
-    ids = lambda n: torch.randint(97, (n,), generator=generator).tolist()  # noqa: E731
-    opening = ids(20)
-    groups = [
-        Group(ids(9), [ids(5), ids(1), ids(11)]),
-        Group(opening + ids(3), [ids(4), ids(6)]),
-        Group(ids(1), [ids(7)]),
-        Group(opening + ids(1), [ids(2), ids(2)]),
+def rollout(prompt: list[int], ids: list[int], logprob: float) -> Rollout:
+    return Rollout(prompt, ids, [logprob] * len(ids), "", True)
+
+
+def test_pairs_are_collated_in_batches_whose_shares_make_up_the_whole():
+    items = [Pair(rollout([i] * 9, [1, 2], -0.5), rollout([i] * 9, [3], -0.25)) for i in range(5)]
+    batches = collate(items, len, 2 * group_of(items[0]).tokens, CPU)
+    assert [batch.samples for batch in batches] == [(2, 2), (2, 2), (2,)]
+    assert [batch.share for batch in batches] == [2 / 5, 2 / 5, 1 / 5]
+    for batch in batches:
+        pairs = len(batch.samples)
+        assert batch.counts and batch.recomputed_logps is None
+        assert batch.sampled_logps.tolist() == batch.reference_logps.tolist() == [-0.5, -0.5, -0.25] * pairs
+        assert batch.pack.targets.tolist() == [1, 2, 3] * pairs
+        assert len(batch.advantages) == len(batch.valid) == 0
+
+
+def test_groups_are_collated_with_their_advantages():
+    first = tuple(rollout([1, 2], ids, -1.0) for ids in ([3], [4, 5], [6]))
+    items = [
+        ScoredGroup(first, (0.5, -0.5, 0.0), (True, True, False)),
+        ScoredGroup((rollout([7], [8, 9], -2.0),), (0.25,), (True,)),
     ]
-    with packed_attention(model):
-        actual = response_hidden(model, pack(groups, CPU))
-    sequences = [(group.prompt, completion) for group in groups for completion in group.completions]
-    expected = torch.cat(
-        [
-            model.base_model(torch.tensor([prompt + completion])).last_hidden_state[0, len(prompt) - 1 : -1]
-            for prompt, completion in sequences
-        ]
-    )
-    assert torch.allclose(actual, expected, atol=1e-5)
-    upstream = torch.randn(expected.shape, generator=generator)
-    weights = [p for name, p in model.named_parameters() if "lm_head" not in name]
-    gradients = (torch.autograd.grad((states * upstream).sum(), weights) for states in (actual, expected))
-    for a, e in zip(*gradients, strict=True):
-        assert (a - e).norm() <= 1e-5 * e.norm().clamp_min(1e-3)
+    (batch,) = collate(items, len, 1000, CPU)
+    assert batch.samples == (3, 1) and batch.share == 1.0
+    assert batch.advantages.tolist() == [0.5, -0.5, 0.0, 0.25]
+    assert batch.valid.tolist() == [True, True, False, True]
+    assert batch.sampled_logps.tolist() == [-1.0] * 4 + [-2.0] * 2
 
 
-def test_the_models_own_attention_comes_back():
-    model = load_policy("tiny").model
-    ids = torch.tensor([[5, 6, 7, 8]])
-    before = model(ids).logits
-    with packed_attention(model):
-        response_hidden(model, pack([Group([5, 6], [[7, 8]])], CPU))
-    assert torch.equal(model(ids).logits, before)
+SCRIPT = """
+import torch
+from advgame.trainer.base import collectives
+from advgame.trainer.learn.collate import collate
+from advgame.trainer.records import Pair, Rollout
+
+collectives.start()
+pair = lambda n: Pair(*(Rollout([n] * n, [1, 2], [0.0, 0.0], "", True) for _ in range(2)))
+batches = collate([pair(n) for n in (9, 8, 7)], len, 12, torch.device("cpu"))
+seen = [(len(batch.pack.input_ids), batch.share, batch.counts) for batch in batches]
+expected = [(11, 1 / 3, True), (9, 1 / 3, True)], [(10, 1 / 3, True), (9, 0.0, False)]
+assert seen == expected[collectives.rank()], seen
+collectives.stop()
+"""
 
 
-@pytest.mark.parametrize(
-    ("family", "options", "message"),
-    [
-        ("gpt2", {}, "a gpt2 cannot be trained in packs; granite, llama"),
-        ("mistral", {"sliding_window": 16}, "layers with a window of 16 tokens cannot be trained in packs"),
-        (
-            "qwen2",
-            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
-            "layers with sliding_attention cannot be trained in packs",
-        ),
-    ],
-)
-def test_models_that_would_be_wrong_are_refused_by_name(family, options, message):
-    if family == "gpt2":
-        config = AutoConfig.for_model("gpt2", vocab_size=97, n_embd=32, n_layer=1, n_head=2)
-        model = AutoModelForCausalLM.from_config(config).eval()
-    else:
-        model = random_model(family, **options)
-    with pytest.raises(ConfigError, match=f"model some/folder: {message}"):
-        check_family(model, "some/folder")
-
-
-def test_a_family_that_computes_something_else_is_refused(monkeypatch):
-    """A gemma-like model whose scores are capped passes neither unnoticed nor by name."""
-
-    monkeypatch.setattr(packed, "FAMILIES", ("gemma2",))
-    model = random_model("gemma2", attn_logit_softcapping=0.5, sliding_window=64, layer_types=["full_attention"] * 2)
-    with torch.no_grad():  # scores large enough for the cap to matter
-        for layer in model.base_model.layers:
-            layer.self_attn.q_proj.weight.mul_(100)
-    model.set_attn_implementation("eager")  # some versions cap scores only there
-    with pytest.raises(ConfigError, match=r"Gemma2ForCausalLM computes something else in a pack .* differ by"):
-        check_family(model, "gemma")
+def test_all_processes_have_as_many_batches(tmp_path):
+    """The process with fewer items forwards the smallest one again, with no weight."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*launcher, str(tmp_path / "script.py")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from helpers import random_model
 from torch.profiler import ProfilerActivity, profile
 
 from advgame.trainer.learn.collate import Group, pack
-from advgame.trainer.learn.forward import FAMILIES, packed_attention, response_hidden
+from advgame.trainer.learn.forward import MODEL_TYPES, packed_attention, response_hidden
 from advgame.trainer.learn.recompute import recomputing
 
 GROUPS = [Group([5, 6, 7], [[8, 9], [10]]), Group([11] * 9, [[12] * 300])]
@@ -27,12 +27,13 @@ def gradients_and_kept(model, context) -> tuple[list[torch.Tensor], int]:
         return torch.autograd.grad(loss, weights), kept
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODEL_TYPES)
 def test_gradients_are_the_same_bit_for_bit_and_less_is_kept(family):
     model = random_model(family)
     gradients_and_kept(model, nullcontext())  # buffers made on first use
-    contexts = nullcontext(), recomputing(model, whole_layers=False), recomputing(model, whole_layers=True)
-    (expected, everything), (some, fewer), (all_, fewest) = (gradients_and_kept(model, c) for c in contexts)
+    (expected, everything), (some, fewer), (all_, fewest) = (
+        gradients_and_kept(model, recomputing(model, what)) for what in ("none", "cheap", "layers")
+    )
     for wanted, *actual in zip(expected, some, all_, strict=True):
         assert all(torch.equal(gradient, wanted) for gradient in actual)
     assert fewest < 0.3 * everything
@@ -41,11 +42,11 @@ def test_gradients_are_the_same_bit_for_bit_and_less_is_kept(family):
 
 
 def test_a_module_with_a_forward_of_its_own_keeps_it():
-    """As Liger's have, which keep little by themselves."""
+    """As Liger's have, which keep little anyway."""
     model = random_model("llama")
     mlp = model.base_model.layers[0].mlp
     own = mlp.forward = partial(type(mlp).forward, mlp)
-    with recomputing(model, whole_layers=False):
+    with recomputing(model, "cheap"):
         assert mlp.forward is own
         assert "forward" in vars(model.base_model.layers[1].mlp)
     assert mlp.forward is own
