@@ -7,9 +7,9 @@ namespace advgame {
 
 // How a float32 matrix is multiplied where the processor has AMX.
 //
-// AMX multiplies bfloat16 tiles, into float32 sums, an order of magnitude faster than float32. A float32 matrix is then
-// taken as the sum of bfloat16 ones, each nearest to what those before it leave, and a product is the sum of the
-// products of parts i and j with i + j < the number of parts.
+// AMX multiplies bfloat16 tiles, into float32 sums, an order of magnitude faster than float32. So a float32 matrix is
+// split into a sum of bfloat16 parts, each the nearest to the remainder that those before it leave, and a product is
+// the sum of the products of parts i and j with i + j < the number of parts.
 enum class Precision {
   kWhole = 0,  // no parts, but a float32 product; with a bfloat16 matrix, the same as kHigh
   kHigh = 2,   // two parts, to 2^-17 of every number: three products

@@ -32,7 +32,7 @@ def probs_buffer(tokens: int, weight: Tensor) -> Tensor:
 def head_forward(
     hidden: Tensor, head: Head, targets: Tensor, with_entropy: bool, exact: bool, probs: Tensor | None
 ) -> Statistics:
-    """As backend.Backend."""
+    """See backend.Backend."""
     return Statistics(
         *torch.ops.advgame.head_forward(
             hidden, head.weight, head.bias, targets, head.logit_softcap, head.temperature, with_entropy, exact, probs
@@ -51,7 +51,7 @@ def head_backward(
     filter_eps: float,
     gradients: Gradients,
 ) -> None:
-    """As backend.Backend."""
+    """See backend.Backend."""
     torch.ops.advgame.head_backward(
         hidden,
         head.weight,

@@ -95,7 +95,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad_logps: Tensor, _: None) -> tuple[Tensor | None, ...]:
     hidden, head, targets, options = nest(_logprobs, saved_inputs(ctx))
-    options, wanted = replace(options, with_entropy=False), Wanted(*ctx.needs_input_grad[:3])
+    options, wanted = replace(options, with_entropy=False), Wanted(*ctx.needs_input_grad[:3])  # hidden, weight, bias
     gradients = _logprobs_backward_operator(*flatten(hidden, head, targets, options, wanted, grad_logps))
     gradients = [gradient if want else None for gradient, want in zip(gradients, flatten(wanted), strict=True)]
     return *gradients, *([None] * (len(ctx.needs_input_grad) - len(gradients)))

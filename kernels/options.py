@@ -20,7 +20,7 @@ class OpOptions:
     with_entropy: bool
     filter_eps: float
     chunk_tokens: int | None
-    """None is the backend's own number."""
+    """Tokens whose probabilities are held at a time; None is the backend's choice."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Wanted:
 def resolve_options(
     hidden: Tensor, with_entropy: bool, filter_eps: float | str, chunk_tokens: int | None, backend: str | None
 ) -> OpOptions:
-    """The options that a public function was given, with defaults replaced by their values.
+    """Checks the options that a public function was given, and replaces defaults by their values.
 
     Raises:
         ValueError: a value is out of range, or the backend cannot run on hidden; the message names the argument.
@@ -51,5 +51,5 @@ def resolve_options(
 
 
 def wanted_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Wanted:
-    """Those of the tensors that require one; none under no_grad."""
+    """A gradient for each of the tensors that requires one; none under no_grad."""
     return Wanted(*(t is not None and t.requires_grad and torch.is_grad_enabled() for t in (hidden, weight, bias)))

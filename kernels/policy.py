@@ -17,12 +17,12 @@ from advgame.kernels.options import OpOptions, Wanted, resolve_options, wanted_g
 
 @dataclass(frozen=True)
 class PolicyOutput:
-    """What linear_policy_loss returns; all tensors but `loss` are detached."""
+    """What linear_policy_loss returns: float32, or float64 for float64 inputs. Only `loss` is differentiable."""
 
     loss: Tensor
     """Scalar."""
     logps: Tensor
-    """[T] float32, log-prob of each response token under the policy."""
+    """[T], log-prob of each response token under the policy."""
     entropy: Tensor | None = None
     """[T], entropy of the policy at each token in nats, if asked for."""
 

@@ -30,7 +30,7 @@ class PreferenceInputs:
 
 @dataclass(frozen=True)
 class PreferenceOutput:
-    """What linear_preference_loss returns; all tensors but `loss` are detached."""
+    """What linear_preference_loss returns: float32, or float64 for float64 inputs. Only `loss` is differentiable."""
 
     loss: Tensor
     """Scalar, mean over the N pairs; 0 when there are none."""
@@ -80,11 +80,11 @@ def linear_preference_loss(
     chunk by chunk, without a [T, V] tensor: see fused.py.
 
     Args:
-        hidden: [T, H] final hidden states at the positions that predict the T **response** tokens.
+        hidden: [T, H] floating point, the final hidden states at the positions that predict the T **response** tokens.
         weight: [V, H] LM head, of hidden's dtype.
         targets: [T] int64 in [0, V), the response tokens.
         cu_seqlens: [2N + 1] int32, where each sequence begins, and T; the order is chosen_0, rejected_0, chosen_1, ...
-        reference_logps: [2N], the summed log-probs of each sequence under the reference.
+        reference_logps: [2N] floating point, the summed log-probs of each sequence under the reference.
         loss: "dpo" or "ipo". beta: > 0.
         length_normalize: divide the log-probs of a sequence, and its reference, by its number of tokens.
         label_smoothing: in [0, 0.5), the probability that a label is flipped; DPO only.

@@ -18,9 +18,9 @@ class Requirements:
     """What a backend needs. It is known before the backend's module is imported, which may fail without it."""
 
     device: str
-    """The type of device that it runs on, where it is the default."""
+    """The type of device that it runs on, and for whose tensors it is the default."""
     missing: str | None
-    """What it needs and this installation does not have."""
+    """What it needs and this installation lacks; None if it can run."""
     interpreter: str | None = None
     """An environment variable that makes it run on every device when it is "1"."""
 

@@ -43,6 +43,8 @@ class Backward(Protocol):
 
 
 class Operators(NamedTuple):
+    """The two halves of differentiable attention."""
+
     forward: Forward
     backward: Backward
 

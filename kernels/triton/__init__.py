@@ -36,7 +36,7 @@ know how many columns are kept; those that have none left end at once."""
 
 
 def weight_sums(weight: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Of a bfloat16 weight: a bfloat16 sum, which is the result, and eight more bits, as good as float32 together."""
+    """For a bfloat16 weight a bfloat16 sum, which is the result, and eight more bits: together as good as float32."""
     if weight.dtype == torch.bfloat16:
         return weight.new_zeros(weight.shape), weight.new_zeros(weight.shape, dtype=torch.int8)
     return weight.new_zeros(weight.shape, dtype=torch.float32), None
@@ -67,7 +67,7 @@ def head_forward(
     *,
     descriptors: bool | None = None,
 ) -> Statistics:
-    """As backend.Backend. descriptors: load blocks by TMA descriptor; None is wherever the card can."""
+    """See backend.Backend. descriptors: load blocks by TMA descriptor; None means if the card can."""
     n, vocab = hidden.size(0), head.weight.size(0)
     padded, tiles = _padded(n), triton.cdiv(vocab, TILE)
 
@@ -115,7 +115,7 @@ def head_backward(
     rounds: int = ROUNDS,
     descriptors: bool | None = None,
 ) -> None:
-    """As backend.Backend. rounds: the gathered dL holds 1 / rounds of the vocabulary. descriptors: as head_forward."""
+    """See backend.Backend. rounds: as ROUNDS. descriptors: as in head_forward."""
     if hidden.size(0) == 0:
         return
     coef = coef / head.temperature
@@ -128,7 +128,7 @@ def head_backward(
 
 
 def _loader(descriptors: bool | None) -> Callable[[Tensor], Tensor | TensorDescriptor]:
-    """What a kernel is handed to load a matrix's blocks from: a descriptor, or the matrix itself."""
+    """Turns a matrix into what kernels load its blocks from: a descriptor, or the matrix as it is."""
     by_descriptor = launch.has_tma(launch.generation()) if descriptors is None else descriptors
     return blocks_of if by_descriptor else lambda matrix: matrix
 

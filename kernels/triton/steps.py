@@ -47,7 +47,7 @@ class Kept(NamedTuple):
 
 
 def choose_columns(chunk: Chunk, logps: Tensor, filter_eps: float) -> tuple[Kept, Tensor | None]:
-    """(columns, [groups, V] mass of the dropped ones, None if all are kept)."""
+    """(the kept columns, [groups, V] the sum of |coef| p of each dropped one, or None if all are kept)."""
     groups = triton.cdiv(chunk.coef.numel(), launch.GROUP_TOKENS)
     energy = tail = threshold = None
     if filter_eps:

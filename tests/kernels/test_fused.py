@@ -90,7 +90,7 @@ def test_chunks_cover_every_unit_once_and_fit(lengths, limit):
 
 
 @pytest.mark.parametrize("eps", [1e-3, 1e-2, 1e-1])
-def test_filter_eps_bounds_the_error_of_the_gradient_by_the_logits(backend, eps):
+def test_filter_eps_bounds_the_error_of_the_logits_gradient(backend, eps):
     """With the identity as head and no tail to restore in dW, dX's and dW's errors are those of dL."""
     p = problem([60, 70, 80, 90], hidden=16, vocab=3000, scale=1.5)
     _, expected = gradients(linear_preference_loss, in_float64(p), backend="eager")

@@ -163,6 +163,6 @@ def test_every_kernel_compiles_without_spills(target, tmp_path):
 
 
 def test_float16_is_refused():
-    """Its gradients by the logits would underflow."""
+    """Its gradients with respect to the logits would underflow."""
     with pytest.raises(ValueError, match=r"backend='triton' takes float32 and bfloat16, got torch.float16"):
         linear_preference_loss(**problem([2, 2], dtype=torch.float16), backend="triton")
