@@ -7,12 +7,12 @@ namespace {
 
 namespace blas = at::native::cpublas;
 
-constexpr int64_t kRows = 64;    // of the left factor at a time: their parts and their results stay in cache
-constexpr int64_t kPanel = 512;  // columns of the right factor at a time, at most: so does a panel
+constexpr int64_t kRows = 64;    // rows of the left factor at a time: their parts and results stay in cache
+constexpr int64_t kPanel = 512;  // columns of the right factor per panel, at most: a panel stays in cache too
 
 bool has_tiles() { return blas::could_pack(at::kBFloat16); }
 
-// The bits of the bfloat16 nearest to x, which is left with the rest.
+// Returns the bits of the bfloat16 nearest to x, and subtracts it from x.
 __attribute__((always_inline)) inline uint32_t take_bfloat16(float& x) {
   uint32_t bits = std::bit_cast<uint32_t>(x);
   bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -30,8 +30,8 @@ __attribute__((always_inline)) inline void split_row(const float* __restrict row
 }
 
 template <int kParts>
-__attribute__((always_inline)) inline void split_pair(const float* __restrict even, const float* __restrict odd, int64_t n,
-                                                      uint32_t* __restrict out, int64_t stride) {
+__attribute__((always_inline)) inline void split_pair(const float* __restrict even, const float* __restrict odd,
+                                                      int64_t n, uint32_t* __restrict out, int64_t stride) {
   for (int64_t i = 0; i < n; ++i) {
     float x = even[i], y = odd[i];
     for (int part = 0; part < kParts; ++part) {
@@ -41,13 +41,13 @@ __attribute__((always_inline)) inline void split_pair(const float* __restrict ev
   }
 }
 
-// The parts of a row: n bfloat16 each, `stride` apart.
+// Splits a row into parts: n bfloat16 each, `stride` apart.
 ADVGAME_MULTIVERSION
 void split(const float* row, int64_t n, int64_t parts, uint16_t* out, int64_t stride) {
   parts == 3 ? split_row<3>(row, n, out, stride) : split_row<2>(row, n, out, stride);
 }
 
-// The parts of two rows, interleaved: n pairs of bfloat16 each.
+// Splits two rows into parts, interleaved: n pairs of bfloat16 each, `stride` apart.
 ADVGAME_MULTIVERSION
 void split_interleaved(const float* even, const float* odd, int64_t n, int64_t parts, uint32_t* out, int64_t stride) {
   if (parts == 3) split_pair<3>(even, odd, n, out, stride);
@@ -55,7 +55,7 @@ void split_interleaved(const float* even, const float* odd, int64_t n, int64_t p
   if (parts == 1) split_pair<1>(even, odd, n, out, stride);
 }
 
-// out [n, m] = in [m, n] transposed, by squares whose lines stay in cache.
+// out [n, m] = in [m, n] transposed, in squares whose cache lines stay in cache.
 ADVGAME_MULTIVERSION
 void transpose(const uint32_t* __restrict in, int64_t m, int64_t n, uint32_t* __restrict out) {
   constexpr int64_t kSquare = 16;
@@ -88,7 +88,7 @@ at::Tensor split_left(const at::Tensor& left, int64_t parts) {
   return out;
 }
 
-// The width of n columns' panels: equal, of whole tiles.
+// The width of the panels that n columns are cut into: equal, and a multiple of a tile's 32.
 int64_t panel_width(int64_t n) {
   const int64_t panels = (n + kPanel - 1) / kPanel;
   return (n + panels * 32 - 1) / (panels * 32) * 32;
@@ -96,7 +96,8 @@ int64_t panel_width(int64_t n) {
 
 }  // namespace
 
-Factor::Factor(const at::Tensor& matrix, Precision precision) : columns_(matrix.size(1)), limit_(std::max<int64_t>(2, int64_t(precision))) {
+Factor::Factor(const at::Tensor& matrix, Precision precision)
+    : columns_(matrix.size(1)), limit_(std::max<int64_t>(2, int64_t(precision))) {
   const int64_t k = matrix.size(0), n = columns_;
   const at::Tensor rows = matrix.to(at::kFloat);
   const bool whole = matrix.scalar_type() == at::kBFloat16;

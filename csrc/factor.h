@@ -5,19 +5,19 @@
 
 namespace advgame {
 
-// What a float32 matrix is multiplied as, where the processor has AMX.
+// How a float32 matrix is multiplied where the processor has AMX.
 //
-// AMX multiplies bfloat16 tiles, into float32 sums, an order of magnitude faster than float32. A float32 matrix is then
-// taken as the sum of bfloat16 ones, each nearest to what those before it leave, and a product is the sum of the
-// products of parts i and j with i + j < the number of parts.
+// AMX multiplies bfloat16 tiles, into float32 sums, an order of magnitude faster than float32. So a float32 matrix is
+// split into a sum of bfloat16 parts, each the nearest to the remainder that those before it leave, and a product is
+// the sum of the products of parts i and j with i + j < the number of parts.
 enum class Precision {
-  kWhole = 0,  // none: float32 as it is; beside a bfloat16 matrix, as kHigh
+  kWhole = 0,  // no parts, but a float32 product; with a bfloat16 matrix, the same as kHigh
   kHigh = 2,   // two parts, to 2^-17 of every number: three products
   kFull = 3,   // three parts, to all of float32's 24 bits: six products
 };
 
-// The right-hand factor [K, N] of many products. A bfloat16 matrix is a single part; on processors without AMX all is
-// multiplied in float32.
+// The right-hand factor [K, N] of many products. A bfloat16 matrix is a single part. Processors without AMX multiply
+// everything in float32.
 class Factor {
  public:
   Factor(const at::Tensor& matrix, Precision precision);  // [K, N], float32 or bfloat16, any strides
@@ -31,7 +31,7 @@ class Factor {
   std::vector<at::Tensor> parts_;  // bfloat16: by panels of columns, pairs of rows interleaved
 };
 
-// Called by a thread when it has done its products.
+// To be called by each thread after its last product.
 void release_tiles();
 
 }  // namespace advgame

@@ -2,8 +2,8 @@
 //
 // Logits are held transposed, [vocab, tokens]: a vocabulary column of the usual [tokens, vocab] layout is then a
 // contiguous row, so that dropping, gathering and scattering columns move whole cache lines, and every loop over
-// the tokens of a row vectorises without a reduction. The vocabulary is worked through in tiles that are still in
-// cache after their GEMM.
+// the tokens of a row vectorises without a reduction. The vocabulary is processed in tiles that are still in cache
+// after their GEMM.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -16,8 +16,8 @@
 #include <cstdint>
 #include <vector>
 
-// One binary for every x86-64: the loader picks the widest version that the machine can run, by its features. (Not
-// "arch=skylake-avx512": that asks for this very family, and everything newer than it gets SSE2.)
+// One binary serves every x86-64 processor: the loader picks the widest version that its features allow.
+// ("arch=skylake-avx512" would match that family alone, and leave newer processors with SSE2.)
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #if __GNUC__ >= 12
 #define ADVGAME_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -30,16 +30,16 @@
 
 namespace advgame {
 
-constexpr int64_t kTile = 1024;  // vocabulary rows a tile: large enough for the GEMM, and of few megabytes
+constexpr int64_t kTile = 1024;  // vocabulary rows per tile: enough for an efficient GEMM, in a few megabytes
 
 inline int64_t tiles(int64_t vocab) { return (vocab + kTile - 1) / kTile; }
 
-// Tokens are padded to whole vectors: zero hidden states, no target, no gradient.
+// Tokens are padded to whole vectors. Padding has zero hidden states, no target and no gradient.
 constexpr int64_t kLane = 32;
 
 inline int64_t padded(int64_t n) { return (n + kLane - 1) / kLane * kLane; }
 
-// exp(x) for x <= 0, as straight-line code that compilers vectorise; 0 below -87, NaN stays NaN.
+// exp(x) for x <= 0, without branches, so that compilers vectorise it; 0 below -87, NaN stays NaN.
 // 2^n 2^f with n the nearest integer to x log2(e) and a polynomial for 2^f (minimax with 2^0 = 1: 9.1e-08 relative).
 __attribute__((always_inline)) inline float exp_nonpositive(float x) {
   const float y = x * 1.44269504088896341f;
@@ -55,7 +55,7 @@ __attribute__((always_inline)) inline float exp_nonpositive(float x) {
   return x < -87.f ? 0.f : e;
 }
 
-// Hidden states [n, H] with rows of zeros up to padded(n).
+// Hidden states [n, H], followed by rows of zeros up to padded(n).
 inline at::Tensor padded_rows(const at::Tensor& hidden) {
   at::Tensor x = at::zeros({padded(hidden.size(0)), hidden.size(1)}, hidden.options());
   x.narrow(0, 0, hidden.size(0)).copy_(hidden);

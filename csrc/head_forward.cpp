@@ -1,11 +1,10 @@
 // Logits of a chunk of tokens, and the statistics of each token's distribution, tile by tile of the vocabulary.
 #include "factor.h"
 
-
 namespace advgame {
 namespace {
 
-// What is kept of one tile of rows x n logits, per token.
+// The statistics of one tile of rows x n logits, for each token.
 struct TileStats {
   float* max;       // [n] largest logit
   float* sum;       // [n] sum of exp(logit - max)
@@ -14,7 +13,8 @@ struct TileStats {
 };
 
 ADVGAME_MULTIVERSION
-void scale_and_cap(float* logits, const float* bias, int64_t rows, int64_t n, float softcap, float inverse_temperature) {
+void scale_and_cap(float* logits, const float* bias, int64_t rows, int64_t n, float softcap,
+                   float inverse_temperature) {
   for (int64_t i = 0; i < rows; ++i) {
     float* row = logits + i * n;
     const float b = bias ? bias[i] : 0.f;
@@ -46,7 +46,7 @@ void tile_sum(const float* logits, int64_t rows, int64_t n, const TileStats& sta
   }
 }
 
-// The same, and out receives exp(logit - max).
+// The same, and stores exp(logit - max) in out.
 ADVGAME_MULTIVERSION
 void tile_exp(const float* logits, int64_t rows, int64_t n, const TileStats& stats, float* out) {
   float* __restrict sum = stats.sum;
@@ -62,9 +62,10 @@ void tile_exp(const float* logits, int64_t rows, int64_t n, const TileStats& sta
   }
 }
 
-// The same with what is rarely asked for: the entropy, and the slope of the soft-cap in what out receives.
+// The same with what is seldom asked for: the terms of the entropy, and out multiplied by the soft-cap's slope.
 ADVGAME_MULTIVERSION
-void tile_exp_more(const float* logits, int64_t rows, int64_t n, const TileStats& stats, float inverse_cap, float* out) {
+void tile_exp_more(const float* logits, int64_t rows, int64_t n, const TileStats& stats, float inverse_cap,
+                   float* out) {
   for (int64_t t = 0; t < n; ++t) stats.sum[t] = stats.weighted[t] = stats.mass[t] = 0;
   for (int64_t i = 0; i < rows; ++i) {
     const float* row = logits + i * n;
@@ -81,16 +82,51 @@ void tile_exp_more(const float* logits, int64_t rows, int64_t n, const TileStats
   }
 }
 
+// The statistics of all tiles, [tiles, n] each; the last two are undefined where they are not needed.
+struct Tiles {
+  at::Tensor max, sum, weighted, mass;
+
+  TileStats of(int64_t k) const {
+    const auto row = [&](const at::Tensor& all) {
+      return all.defined() ? all.data_ptr<float>() + k * all.size(1) : nullptr;
+    };
+    return {row(max), row(sum), row(weighted), row(mass)};
+  }
+};
+
+Tiles empty_tiles(int64_t count, int64_t n, bool more, const at::TensorOptions& options) {
+  const auto make = [&](bool needed) { return needed ? at::empty({count, n}, options) : at::Tensor(); };
+  return {make(true), make(true), make(more), make(more)};
+}
+
+using Outputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+// Puts the tiles' sums on one scale, the largest logit of the whole row, and adds them up: what head_forward returns.
+Outputs merge(const Tiles& tiles, const at::Tensor& target_logit, bool with_entropy, bool capped) {
+  const int64_t size = target_logit.size(0);
+  const at::Tensor &max = tiles.max, &sum = tiles.sum;
+  const at::Tensor row_max = max.amax(0), scale = (max - row_max).exp(), total = (sum * scale).sum(0);
+  const at::Tensor lse = (row_max + total.log()).narrow(0, 0, size);
+  at::Tensor entropy = at::empty({0}, max.options()), mass = at::empty({0}, max.options());
+  if (with_entropy) {
+    // H = lse - E[logit], and E[logit] = row_max + sum_k scale_k (weighted_k + (max_k - row_max) sum_k) / total
+    const at::Tensor offset = ((max - row_max) * sum * scale).nan_to_num(0., 0., 0.);
+    entropy = (total.log() - (tiles.weighted * scale + offset).sum(0) / total).narrow(0, 0, size);
+  }
+  if (capped) mass = ((tiles.mass * scale).sum(0) / total).narrow(0, 0, size);
+  return {target_logit - lse, lse, entropy, max, mass};
+}
+
 }  // namespace
 
 // Returns (logps [n], lse [n], entropy [n] or empty, tile_max, mass [n] or empty), all float32.
-//   probs: [vocab * padded(n)] or more float32, or undefined: receives, as [vocab, padded(n)], exp(logit - max of its
-//     tile), times the soft-cap's slope where there is one; times exp(tile_max - lse) these are the probabilities.
+//   probs: contiguous float32, [vocab * padded(n)] or more, or none. Receives, as [vocab, padded(n)], exp(logit - max
+//     of its tile), times the soft-cap's slope where there is one; times exp(tile_max - lse) these are probabilities.
 //   tile_max: [tiles, padded(n)].
-//   mass: with a soft-cap, the sum over the vocabulary of slope times probability; without, it is 1.
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forward(
-    const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias, const at::Tensor& targets,
-    double softcap, double temperature, bool with_entropy, bool exact, const std::optional<at::Tensor>& probs) {
+//   mass: with a soft-cap, the sum over the vocabulary of slope times probability; without one it is 1.
+Outputs head_forward(const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                     const at::Tensor& targets, double softcap, double temperature, bool with_entropy, bool exact,
+                     const std::optional<at::Tensor>& probs) {
   const int64_t size = hidden.size(0), n = padded(size), vocab = weight.size(0), count = tiles(vocab);
   const auto options = hidden.options().dtype(at::kFloat);
   const bool keep = probs.has_value(), capped = softcap > 0, more = with_entropy || capped;
@@ -99,9 +135,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forw
   const Factor x(padded_rows(hidden).t(), exact ? Precision::kFull : Precision::kHigh);
   const at::Tensor w = weight.contiguous();
   const at::Tensor b = bias.has_value() ? bias->to(at::kFloat).contiguous() : at::Tensor();
-  at::Tensor max = at::empty({count, n}, options), sum = at::empty({count, n}, options);
-  at::Tensor weighted = more ? at::empty({count, n}, options) : at::Tensor();
-  at::Tensor mass = more ? at::empty({count, n}, options) : at::Tensor();
+  const Tiles all = empty_tiles(count, n, more, options);
   at::Tensor target_logit = at::empty({size}, options);
   const at::Tensor wanted_tokens = targets.contiguous();
   const int64_t* target = wanted_tokens.const_data_ptr<int64_t>();
@@ -114,17 +148,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forw
       at::Tensor tile = scratch.narrow(0, 0, rows);
       x.multiply(w.narrow(0, first, rows), tile, /*add=*/false);
       float* logits = tile.mutable_data_ptr<float>();
-      if (b.defined() || capped || temperature != 1)
-        scale_and_cap(logits, b.defined() ? b.const_data_ptr<float>() + first : nullptr, rows, n, softcap, 1 / temperature);
+      const float* biases = b.defined() ? b.const_data_ptr<float>() + first : nullptr;
+      if (biases || capped || temperature != 1) scale_and_cap(logits, biases, rows, n, softcap, 1 / temperature);
       for (int64_t t = 0; t < size; ++t)
         if (target[t] >= first && target[t] < first + rows)
           target_logit.mutable_data_ptr<float>()[t] = logits[(target[t] - first) * n + t];
-      TileStats stats{max.mutable_data_ptr<float>() + k * n, sum.mutable_data_ptr<float>() + k * n, nullptr, nullptr};
+      const TileStats stats = all.of(k);
       tile_max(logits, rows, n, stats.max);
       float* out = keep ? probs->mutable_data_ptr<float>() + first * n : logits;
       if (more) {
-        stats.weighted = weighted.mutable_data_ptr<float>() + k * n;
-        stats.mass = mass.mutable_data_ptr<float>() + k * n;
         tile_exp_more(logits, rows, n, stats, capped ? temperature / softcap : 0., out);
       } else if (keep) {
         tile_exp(logits, rows, n, stats, out);
@@ -134,18 +166,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forw
     }
     release_tiles();
   });
-
-  // The tiles' sums are put on one scale: the largest logit of the whole row.
-  const at::Tensor row_max = max.amax(0), scale = (max - row_max).exp(), total = (sum * scale).sum(0);
-  const at::Tensor lse = (row_max + total.log()).narrow(0, 0, size);
-  at::Tensor entropy = at::empty({0}, options), whole = at::empty({0}, options);
-  if (with_entropy) {
-    // H = lse - E[logit], and E[logit] = row_max + sum_k scale_k (weighted_k + (max_k - row_max) sum_k) / total
-    const at::Tensor offset = ((max - row_max) * sum * scale).nan_to_num(0., 0., 0.);
-    entropy = (total.log() - (weighted * scale + offset).sum(0) / total).narrow(0, 0, size);
-  }
-  if (capped) whole = ((mass * scale).sum(0) / total).narrow(0, 0, size);
-  return {target_logit - lse, lse, entropy, max, whole};
+  return merge(all, target_logit, with_entropy, capped);
 }
 
 }  // namespace advgame

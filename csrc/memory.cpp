@@ -1,6 +1,6 @@
-// Large float32 buffers that are kept for the next call when they are freed, as a GPU's caching allocator does: on a
-// CPU the page faults of fresh memory can cost as much as the GEMM whose result goes there. A call of another size takes
-// the smallest that is large enough; when none is, the largest makes room for a new one.
+// A pool of large float32 buffers. One that is freed is kept for the next call, as in a GPU's caching allocator: on a
+// CPU the page faults of fresh memory can cost as much as the GEMM whose result goes there. A request takes the
+// smallest buffer that is large enough; if none is, the largest is released and a new one is mapped.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
@@ -18,7 +18,7 @@ namespace {
 
 constexpr size_t kHugePage = 1 << 21;
 
-// Freed blocks by size. Never destroyed: tensors may outlive every static object.
+// Freed blocks by size. The pool is never destroyed: tensors may outlive every static object.
 struct Pool {
   std::mutex mutex;
   std::multimap<size_t, void*> blocks;
@@ -30,11 +30,12 @@ Pool& pool() {
 }
 
 #if defined(__linux__)
-// Fresh zeros from the kernel, beginning on a huge page.
+// Fresh zeros from the operating system, aligned to a huge page.
 void* map_pages(size_t bytes) {
   void* start = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   TORCH_CHECK(start != MAP_FAILED, "out of memory: could not map ", bytes, " bytes");
-  const uintptr_t address = reinterpret_cast<uintptr_t>(start), aligned = (address + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(start);
+  const uintptr_t aligned = (address + kHugePage - 1) / kHugePage * kHugePage;
   if (aligned > address) munmap(start, aligned - address);
   if (const size_t rest = address + kHugePage - aligned) munmap(reinterpret_cast<void*>(aligned + bytes), rest);
   madvise(reinterpret_cast<void*>(aligned), bytes, MADV_HUGEPAGE);
@@ -42,15 +43,15 @@ void* map_pages(size_t bytes) {
 }
 
 void clear(void* block, size_t bytes) {
-  at::parallel_for(0, bytes, kHugePage, [&](size_t begin, size_t end) {
-    std::memset(static_cast<char*>(block) + begin, 0, end - begin);
-  });
+  at::parallel_for(0, bytes, kHugePage,
+                   [&](size_t begin, size_t end) { std::memset(static_cast<char*>(block) + begin, 0, end - begin); });
 }
 #endif
 
 }  // namespace
 
-// A float32 tensor out of the pool, zeroed if asked; small ones, and other systems, take the ordinary allocator.
+// A float32 tensor from the pool, zeroed on request. Small tensors, and all of them on systems other than Linux, come
+// from the ordinary allocator.
 at::Tensor pooled(at::IntArrayRef shape, bool zeroed) {
 #if defined(__linux__)
   const size_t wanted = c10::multiply_integers(shape) * sizeof(float);
@@ -83,7 +84,7 @@ at::Tensor pooled(at::IntArrayRef shape, bool zeroed) {
   return zeroed ? at::zeros(shape, at::kFloat) : at::empty(shape, at::kFloat);
 }
 
-// Gives every block that is not in use back to the system.
+// Returns every block that is not in use to the system.
 void empty_pool() {
 #if defined(__linux__)
   std::lock_guard lock(pool().mutex);

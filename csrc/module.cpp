@@ -1,5 +1,6 @@
-// The operators and their schemas. Importing advgame.kernels._C loads this library, which registers them.
+// The operators and their schemas, which importing advgame.kernels._C registers.
 #include <Python.h>
+
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
@@ -11,14 +12,16 @@ void empty_pool();
 at::Tensor sample_probs(const at::Tensor& probs, const at::Tensor& uniforms, double top_p);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forward(
-    const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias, const at::Tensor& targets,
-    double softcap, double temperature, bool with_entropy, bool exact, const std::optional<at::Tensor>& probs);
+    const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+    const at::Tensor& targets, double softcap, double temperature, bool with_entropy, bool exact,
+    const std::optional<at::Tensor>& probs);
 
-void head_backward(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const at::Tensor& coef,
-                   const at::Tensor& logps, const at::Tensor& lse, const at::Tensor& target_slope, const at::Tensor& mass,
-                   const at::Tensor& tile_max, const at::Tensor& probs, double temperature, double filter_eps,
-                   int64_t group_size, const std::optional<at::Tensor>& grad_hidden,
-                   const std::optional<at::Tensor>& grad_weight, const std::optional<at::Tensor>& grad_bias);
+void head_backward(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
+                   const at::Tensor& coef, const at::Tensor& logps, const at::Tensor& lse,
+                   const at::Tensor& target_slope, const at::Tensor& mass, const at::Tensor& tile_max,
+                   const at::Tensor& probs, double temperature, double filter_eps, int64_t group_size,
+                   const std::optional<at::Tensor>& grad_hidden, const std::optional<at::Tensor>& grad_weight,
+                   const std::optional<at::Tensor>& grad_bias);
 
 }  // namespace advgame
 

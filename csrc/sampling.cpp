@@ -1,4 +1,4 @@
-// Nucleus (top-p) sampling by inverse CDF, one row a task: see sample_top_p in kernels/sampling.py.
+// Nucleus (top-p) sampling by inverse CDF, one row per task: see sample_top_p in kernels/sampling.py.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -17,7 +17,7 @@ struct Candidate {
 };
 
 // The tokens of largest probability whose mass reaches top_p, most probable first, lower index first on ties.
-// A full sort of the vocabulary is avoided: the threshold falls by 16 until the tokens above it are enough.
+// Only the tokens above a threshold are sorted; it falls by a factor of 16 until they have enough mass.
 void nucleus(const float* probs, int64_t vocab, double top_p, std::vector<Candidate>& kept) {
   float threshold = *std::max_element(probs, probs + vocab) / 16;
   for (;;) {
@@ -46,8 +46,8 @@ void nucleus(const float* probs, int64_t vocab, double top_p, std::vector<Candid
 at::Tensor sample_probs(const at::Tensor& probs, const at::Tensor& uniforms, double top_p) {
   TORCH_CHECK_VALUE(probs.dim() == 2 && probs.scalar_type() == at::kFloat && probs.is_contiguous(),
                     "probs must be a contiguous float32 [rows, vocab] tensor");
-  TORCH_CHECK_VALUE(uniforms.dim() == 1 && uniforms.size(0) == probs.size(0) &&
-                        uniforms.scalar_type() == at::kDouble && uniforms.is_contiguous(),
+  TORCH_CHECK_VALUE(uniforms.dim() == 1 && uniforms.size(0) == probs.size(0) && uniforms.scalar_type() == at::kDouble &&
+                        uniforms.is_contiguous(),
                     "uniforms must be a contiguous float64 [rows] tensor");
   const int64_t rows = probs.size(0), vocab = probs.size(1);
   at::Tensor tokens = at::empty({rows}, probs.options().dtype(at::kLong));

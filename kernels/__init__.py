@@ -1,7 +1,9 @@
-"""Fused losses, packed attention and sampling for training language models: needs torch alone, never the trainer."""
+"""Fused losses, packed attention and sampling for training language models. It needs PyTorch, but never the trainer."""
 
-from advgame.kernels.attention import PrefixTree, prefix_tree, shared_prefix_attention
+from advgame.kernels.attention import shared_prefix_attention
+from advgame.kernels.flash_attention import activate_flash_attention, choose_flash_attention
 from advgame.kernels.logprobs import linear_logprobs
+from advgame.kernels.packs import PrefixTree, prefix_tree
 from advgame.kernels.policy import PolicyOutput, linear_policy_loss
 from advgame.kernels.preference import (
     GameOutput,
@@ -18,6 +20,8 @@ __all__ = [
     "PreferenceInputs",
     "PreferenceOutput",
     "PrefixTree",
+    "activate_flash_attention",
+    "choose_flash_attention",
     "linear_game_loss",
     "linear_logprobs",
     "linear_policy_loss",

@@ -1,10 +1,11 @@
-"""Checks shared by the public losses: a bad argument raises ValueError that names it, before any work starts."""
+"""Checks of the public functions' arguments: a bad one raises a ValueError that names it, before any work starts."""
 
 import torch
 from torch import Tensor
 
 
 def require(condition: bool, message: str) -> None:
+    """Raises ValueError with the message unless the condition holds."""
     if not condition:
         raise ValueError(message)
 
@@ -46,15 +47,15 @@ def check_head(
 
 
 def check_targets(targets: Tensor, vocab: int) -> None:
-    """targets in [0, vocab). Apart from check_head because it reads values, which neither tracing nor the capture of a
-    CUDA graph can."""
+    """targets in [0, vocab). It reads values, which neither tracing nor the capture of a CUDA graph can do: check_head,
+    which runs while tracing, leaves it out."""
     if targets.numel() and not is_captured(targets):
         low, high = (int(bound) for bound in targets.aminmax())
         require(low >= 0 and high < vocab, f"targets: values from {low} to {high} are outside [0, {vocab})")
 
 
 def read_cu_seqlens(cu_seqlens: Tensor, tokens: int) -> list[int]:
-    """The numbers, after a check that they rise from 0 to `tokens`. Reads values."""
+    """Their values, after a check that they run from 0 to `tokens` without decreasing."""
     bounds = cu_seqlens.tolist()
     require(
         bounds[0] == 0 and bounds[-1] == tokens,
@@ -65,7 +66,7 @@ def read_cu_seqlens(cu_seqlens: Tensor, tokens: int) -> list[int]:
 
 
 def is_captured(tensor: Tensor) -> bool:
-    """Whether a CUDA graph is being made of what happens to `tensor`: its values cannot be read then."""
+    """Whether a CUDA graph is being captured on the device of `tensor`, whose values cannot be read then."""
     return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 

@@ -1,4 +1,4 @@
-"""The plain PyTorch LM head: the oracle that every faster path is checked against."""
+"""The LM head in plain PyTorch: the oracle that every backend is checked against."""
 
 import torch
 from torch import Tensor
@@ -12,8 +12,13 @@ def head_logprobs(
     logit_softcap: float | None,
     temperature: float,
     with_entropy: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """(log-prob of each target [T], entropy of each distribution [T] if asked), in float32 or better."""
+) -> tuple[Tensor, Tensor]:
+    """([T] log-prob of each target, [T] entropy of each distribution or empty if not asked for), in float32 or better.
+
+    Args:
+        hidden: [T, H]. weight: [V, H]. targets: [T] int64. bias: [V] or None.
+        logit_softcap, temperature: as in linear_logprobs.
+    """
     accumulate = torch.promote_types(hidden.dtype, torch.float32)
     logits = hidden.to(accumulate) @ weight.to(accumulate).T
     if bias is not None:
@@ -22,5 +27,6 @@ def head_logprobs(
         logits = logit_softcap * torch.tanh(logits / logit_softcap)
     logits = logits / temperature
     logps = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
-    entropy = torch.special.entr(logits.detach().softmax(-1)).sum(-1) if with_entropy else None
-    return logps, entropy
+    if not with_entropy:
+        return logps, logps.new_empty(0)
+    return logps, torch.special.entr(logits.detach().softmax(-1)).sum(-1)

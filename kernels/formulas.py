@@ -1,4 +1,6 @@
-"""The losses as functions of log-probs: value and slope of each formula stand here, once, for every backend."""
+"""The losses as functions of log-probs: the value and the slope of each formula, shared by every backend."""
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,36 +29,40 @@ def preference_loss(margin: Tensor, loss: str, beta: float, label_smoothing: flo
 
 
 def preference_slope(margin: Tensor, loss: str, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """Derivative of preference_loss by the margin, [N]."""
+    """Derivative of preference_loss with respect to the margin, [N]."""
     if loss == "dpo":
         wrong = torch.sigmoid(-beta * margin)
         return beta * (label_smoothing * (1 - wrong) - (1 - label_smoothing) * wrong)
     return 2 * (margin - 1 / (2 * beta))
 
 
+@dataclass(frozen=True)
+class PairTerms:
+    """The terms of a pair's loss; preference.linear_preference_loss documents them."""
+
+    loss: str
+    beta: float
+    length_normalize: bool
+    label_smoothing: float
+    nll_weight: float
+
+
 def pair_losses(
-    sequence_logps: Tensor,
-    reference_logps: Tensor,
-    lengths: Tensor,
-    *,
-    loss: str,
-    beta: float,
-    length_normalize: bool,
-    label_smoothing: float,
-    nll_weight: float,
+    sequence_logps: Tensor, reference_logps: Tensor, lengths: Tensor, terms: PairTerms
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The whole loss of each pair, with its options: see preference.linear_preference_loss.
+    """The whole loss of each pair.
 
     Args:
         sequence_logps, reference_logps, lengths: [2N], chosen and rejected in turn.
 
     Returns:
         losses: [N].
-        slopes: [2N], the derivative of a pair's loss by each of its two sequence log-probs.
+        slopes: [2N], the derivative of a pair's loss with respect to each of its two sequence log-probs.
         rewards: [2N], beta (log pi - log pi_ref).
     """
+    loss, beta, label_smoothing, nll_weight = terms.loss, terms.beta, terms.label_smoothing, terms.nll_weight
     per_token = 1 / lengths.clamp(min=1).to(sequence_logps)
-    scale = per_token if length_normalize else torch.ones_like(per_token)
+    scale = per_token if terms.length_normalize else torch.ones_like(per_token)
     ratios = (sequence_logps - reference_logps.to(sequence_logps)) * scale
     margin = ratios[0::2] - ratios[1::2]
     losses = preference_loss(margin, loss, beta, label_smoothing) - nll_weight * (sequence_logps * per_token)[0::2]
@@ -73,16 +79,18 @@ def policy_objective(
     importance_cap: float,
     beta: float,
 ) -> tuple[Tensor, Tensor]:
-    """GRPO's objective of each token, on-policy (Shao et al. 2024, arXiv 2402.03300, eq. 3), and its slope.
+    """The GRPO objective of each token, on-policy (Shao et al. 2024, arXiv 2402.03300, eq. 3), and its slope.
 
-    exp(logp - sg(logp)) A, times min(exp(logp - sampling_logp), importance_cap) where sampling log-probs are given
-    (truncated importance sampling; gradients flow through both factors, as in AdvGame's published code), minus
-    beta (exp(r) - r - 1) with r = reference_logp - logp.
+    exp(logp - sg(logp)) A, where sg stops the gradient and A is the advantage; times min(exp(logp - sampling_logp),
+    importance_cap) if sampling log-probs are given (truncated importance sampling; gradients flow through both factors,
+    as in AdvGame's published code); minus beta (exp(r) - r - 1) with r = reference_logp - logp.
 
     Args:
-        logps, advantages, sampling_logps, reference_logps: [T], one value a token; the last two may be None.
+        logps, advantages, sampling_logps, reference_logps: [T], one value per token; the last two may be None.
 
-    Returns: objective [T] (its gradient is what autograd makes of the formula), slope [T] by logps.
+    Returns:
+        objective: [T], differentiable by autograd.
+        slope: [T], its derivative with respect to logps.
     """
     objective, slope = torch.exp(logps - logps.detach()) * advantages, advantages
     if sampling_logps is not None:
@@ -98,12 +106,15 @@ def policy_objective(
 
 
 def policy_weights(lengths: Tensor, valid: Tensor | None, normalization: str) -> Tensor:
-    """[N] what a token of each sequence weighs in the loss, so that the loss is minus the weighted sum of objectives.
+    """The weight of each sequence's tokens: the loss is minus the weighted sum of the tokens' objectives.
 
     Args:
-        lengths: [N] tokens. valid: [N] bool or None; a sequence that is not valid weighs 0 but counts among the N.
+        lengths: [N], numbers of tokens.
+        valid: [N] bool or None. An invalid sequence has weight 0, but counts among the N.
         normalization: "length_normalized" (mean over sequences of their token means), "token_mean" (mean over the
             tokens of valid sequences) or "sum" (mean over sequences of their token sums).
+
+    Returns: [N] float64.
     """
     sequences, lengths = max(lengths.numel(), 1), lengths.double()
     weights = torch.ones_like(lengths) if valid is None else valid.to(lengths)

@@ -1,12 +1,18 @@
 """Log-prob of each target token, from hidden states and the LM head."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from advgame.kernels.arguments import check_head, check_targets, require
+from advgame.kernels.backend import Head
 from advgame.kernels.eager import head_logprobs
-from advgame.kernels.extension import resolve_backend
-from advgame.kernels.fused import Gradients, Head, Workspace, pieces, resolve_filter_eps, run_chunks
+from advgame.kernels.fused import Workspace, differentiate_chunks, measure_chunks, pieces
+from advgame.kernels.gradients import traced_gradients
+from advgame.kernels.operators import flatten, nest, operator, save_inputs, saved_inputs
+from advgame.kernels.options import OpOptions, Wanted, resolve_options
 
 
 def linear_logprobs(
@@ -19,9 +25,10 @@ def linear_logprobs(
     temperature: float = 1.0,
     return_entropy: bool = False,
     filter_eps: float | str = "auto",
+    chunk_tokens: int | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """log softmax(logits / temperature)[target], where logits = hidden weight^T + bias, soft-capped if asked.
+    """log softmax(logits / temperature)[target], where logits = hidden weight^T + bias, soft-capped on request.
 
     Args:
         hidden: [T, H], floating point. weight: [V, H], of hidden's dtype. targets: [T] int64 in [0, V).
@@ -29,97 +36,71 @@ def linear_logprobs(
         logit_softcap: c > 0 turns the logits into c tanh(logits / c) (Gemma 2, arXiv 2408.00118); None: off.
         temperature: > 0.
         return_entropy: also return each token's entropy in nats, [T], detached, from the same pass.
-        filter_eps: relative error allowed in the gradient by the logits. 0 is exact to float32. "auto" is the library's
-            choice, and there log-probs may be off by some 1e-5 too: float32 products are then made of three bfloat16
-            ones where the processor is fast at those (csrc/factor.h). The eager backend is always exact.
+        filter_eps: relative error allowed in the gradient with respect to the logits. 0 is exact to float32. "auto" is
+            the library's choice, and allows errors of some 1e-5 in the log-probs too: processors with fast bfloat16
+            products then make a float32 product of three of them (csrc/factor.h). The eager backend is always exact.
+        chunk_tokens: number of tokens whose probabilities are held at a time: fewer take less memory, more make larger
+            matrix products. None is the backend's choice. The eager backend holds all of them.
         backend: "eager" (plain PyTorch, the oracle), "cpu" (csrc/), "triton", or None, which picks by device.
 
-    Returns:
-        [T] float32 (float64 for float64 inputs), differentiable in hidden, weight and bias.
+    Returns: [T] float32 (float64 for float64 inputs), differentiable with respect to hidden, weight and bias.
 
     Raises:
         ValueError: a wrong shape, dtype, device or range; the message names the argument.
     """
     check_head(hidden, weight, targets, bias, logit_softcap)
     require(temperature > 0, f"temperature: expected a positive number, got {temperature}")
-    eps = resolve_filter_eps(filter_eps)
-    backend = resolve_backend(backend, hidden)
-    if backend == "eager":
+    options = resolve_options(hidden, return_entropy, filter_eps, chunk_tokens, backend)
+    if options.backend == "eager":
         check_targets(targets, weight.size(0))
         logps, entropy = head_logprobs(hidden, weight, targets, bias, logit_softcap, temperature, return_entropy)
     else:
-        softcap = logit_softcap or 0.0
-        logps, entropy = _logprobs(hidden, weight, bias, targets, softcap, temperature, backend, return_entropy, eps)
+        head = Head(weight, bias, logit_softcap or 0.0, temperature)
+        logps, entropy = _logprobs_operator(*flatten(hidden, head, targets, options))
     return (logps, entropy) if return_entropy else logps
 
 
-@torch.library.custom_op("advgame::logprobs", mutates_args=())
-def _logprobs(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    logit_softcap: float,
-    temperature: float,
-    backend: str,
-    with_entropy: bool,
-    filter_eps: float,
-) -> tuple[Tensor, Tensor]:
-    check_targets(targets, weight.size(0))
-    workspace = Workspace(
-        backend, hidden, Head(weight, bias, logit_softcap, temperature), targets, filter_eps, with_entropy
-    )
-    whole = [(0, hidden.size(0))]
-    return run_chunks(workspace, whole, lambda index, logps: logps, Gradients(None, None, None, None))
+def _logprobs(hidden: Tensor, head: Head, targets: Tensor, options: OpOptions) -> tuple[Tensor, Tensor]:
+    check_targets(targets, head.weight.size(0))
+    return measure_chunks(Workspace(hidden, head, targets, options), [(0, hidden.size(0))])
 
 
-@_logprobs.register_fake
-def _(hidden, weight, bias, targets, logit_softcap, temperature, backend, with_entropy, filter_eps):
+def _logprobs_shapes(hidden: Tensor, head: Head, targets: Tensor, options: OpOptions) -> tuple[Tensor, Tensor]:
     tokens = hidden.size(0)
-    return hidden.new_empty(tokens, dtype=torch.float32), hidden.new_empty(
-        tokens if with_entropy else 0, dtype=torch.float32
-    )
+    shapes = (tokens,), (tokens if options.with_entropy else 0,)
+    logps, entropy = (hidden.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    return logps, entropy
 
 
-@torch.library.custom_op("advgame::logprobs_backward", mutates_args=())
 def _logprobs_backward(
-    grad_logps: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    logit_softcap: float,
-    temperature: float,
-    backend: str,
-    filter_eps: float,
-    want_hidden: bool,
-    want_weight: bool,
-    want_bias: bool,
+    hidden: Tensor, head: Head, targets: Tensor, options: OpOptions, wanted: Wanted, grad_logps: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    head = Head(weight, bias, logit_softcap, temperature)
-    gradients = Gradients.zeros(backend, hidden, head, want_hidden, want_weight, want_bias)
-    workspace = Workspace(backend, hidden, head, targets, filter_eps, with_entropy=False)
-    chunks = list(pieces(0, hidden.size(0), workspace.primitives.CHUNK_TOKENS))
-    run_chunks(workspace, chunks, lambda index, _: grad_logps[slice(*chunks[index])], gradients)
-    return gradients.cast(hidden, head)
+    workspace = Workspace(hidden, head, targets, options)
+    chunks = list(pieces(0, hidden.size(0), workspace.chunk_tokens))
+    *_, gradients = differentiate_chunks(workspace, chunks, lambda index, _: grad_logps[slice(*chunks[index])], wanted)
+    return gradients
 
 
-@_logprobs_backward.register_fake
-def _(grad_logps, hidden, weight, bias, targets, cap, temperature, backend, eps, want_hidden, want_weight, want_bias):
-    return Gradients.empty(hidden, weight, bias, want_hidden, want_weight, want_bias)
+def _logprobs_backward_shapes(
+    hidden: Tensor, head: Head, targets: Tensor, options: OpOptions, wanted: Wanted, grad_logps: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return traced_gradients(hidden, head, wanted)
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    hidden, weight, bias, targets, *ctx.options, _, ctx.filter_eps = inputs
-    ctx.save_for_backward(hidden, weight, bias, targets)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    save_inputs(ctx, inputs)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad_logps, _):
-    wanted = ctx.needs_input_grad[:3]
-    gradients = _logprobs_backward(grad_logps, *ctx.saved_tensors, *ctx.options, ctx.filter_eps, *wanted)
-    return *(g if w else None for g, w in zip(gradients, wanted, strict=True)), *([None] * 6)
+def _backward(ctx: Any, grad_logps: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    hidden, head, targets, options = nest(_logprobs, saved_inputs(ctx))
+    options, wanted = replace(options, with_entropy=False), Wanted(*ctx.needs_input_grad[:3])  # hidden, weight, bias
+    gradients = _logprobs_backward_operator(*flatten(hidden, head, targets, options, wanted, grad_logps))
+    gradients = [gradient if want else None for gradient, want in zip(gradients, flatten(wanted), strict=True)]
+    return *gradients, *([None] * (len(ctx.needs_input_grad) - len(gradients)))
 
 
-_logprobs.register_autograd(_backward, setup_context=_setup_context)
+_logprobs_operator = operator("logprobs", _logprobs, _logprobs_shapes)
+_logprobs_backward_operator = operator("logprobs_backward", _logprobs_backward, _logprobs_backward_shapes)
+_logprobs_operator.register_autograd(_backward, setup_context=_setup_context)

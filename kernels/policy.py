@@ -1,29 +1,23 @@
 """The policy loss (GRPO) straight from hidden states and the LM head."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from advgame.kernels.arguments import check_head, check_policy, check_targets, is_captured, read_cu_seqlens, require
+from advgame.kernels.backend import Head
 from advgame.kernels.eager import head_logprobs
-from advgame.kernels.extension import resolve_backend
 from advgame.kernels.formulas import POLICY_NORMALIZATIONS, policy_objective, policy_weights
-from advgame.kernels.fused import (
-    Gradients,
-    Head,
-    Workspace,
-    pieces,
-    register_gradients,
-    resolve_filter_eps,
-    run_chunks,
-    wanted_gradients,
-)
+from advgame.kernels.fused import Workspace, differentiate_chunks, pieces
+from advgame.kernels.gradients import loss_operator, traced_gradients
+from advgame.kernels.options import OpOptions, Wanted, resolve_options, wanted_gradients
 
 
 @dataclass(frozen=True)
 class PolicyOutput:
-    """What linear_policy_loss returns; everything but `loss` is detached."""
+    """What linear_policy_loss returns: float32, or float64 for float64 inputs. Only `loss` is differentiable."""
 
     loss: Tensor
     """Scalar."""
@@ -50,19 +44,24 @@ def linear_policy_loss(
     logit_softcap: float | None = None,
     return_entropy: bool = False,
     filter_eps: float | str = "auto",
+    chunk_tokens: int | None = None,
     backend: str | None = None,
 ) -> PolicyOutput:
-    """GRPO loss over N responses. See formulas.policy_objective and formulas.policy_weights.
+    """GRPO loss over N responses (Shao et al. 2024, arXiv 2402.03300, eq. 3).
+
+    It is minus the sum of formulas.policy_objective over tokens, weighted by formulas.policy_weights.
 
     Args:
-        hidden, weight, targets, bias, logit_softcap, return_entropy, filter_eps, backend: as in
+        hidden, weight, targets, bias, logit_softcap, return_entropy, filter_eps, chunk_tokens, backend: as in
             linear_preference_loss.
         cu_seqlens: [N + 1] int32, where each response begins among the T tokens.
-        advantages: [N].
-        sampling_logps: [T] log-prob of each token when it was sampled, or None: turns on the importance correction,
-            truncated at importance_cap > 0.
-        reference_logps: [T] log-prob of each token under the reference, or None: turns on the KL term, times beta.
-        valid: [N] bool or None; a response that is not valid contributes nothing but counts among the N.
+        advantages: [N], floating point.
+        sampling_logps: [T] log-prob of each token when it was sampled, which turns on the importance correction,
+            truncated at importance_cap; or None.
+        reference_logps: [T] log-prob of each token under the reference, which turns on the KL term; or None.
+        valid: [N] bool or None. An invalid response contributes nothing, but counts among the N.
+        beta: >= 0, the weight of the KL term.
+        importance_cap: > 0.
         normalization: "length_normalized", "token_mean" or "sum".
 
     Raises:
@@ -76,9 +75,8 @@ def linear_policy_loss(
     require(importance_cap > 0, f"importance_cap: expected a positive number, got {importance_cap}")
     check_head(hidden, weight, targets, bias, logit_softcap)
     check_policy(hidden, cu_seqlens, advantages, valid, sampling_logps, reference_logps)
-    eps = resolve_filter_eps(filter_eps)
-    backend = resolve_backend(backend, hidden)
-    if backend == "eager":
+    options = resolve_options(hidden, return_entropy, filter_eps, chunk_tokens, backend)
+    if options.backend == "eager":
         check_targets(targets, weight.size(0))
         read_cu_seqlens(cu_seqlens, hidden.size(0))
         logps, entropy = head_logprobs(hidden, weight, targets, bias, logit_softcap, 1.0, return_entropy)
@@ -86,10 +84,10 @@ def linear_policy_loss(
         objective, _ = policy_objective(logps, token_advantages, sampling_logps, reference_logps, importance_cap, beta)
         loss = -(weights * objective).sum()
     else:
-        loss, logps, entropy, *_ = _policy(
-            hidden, weight, bias, targets, cu_seqlens, advantages, sampling_logps, reference_logps, valid,
-            beta, importance_cap, normalization, logit_softcap or 0.0, backend, return_entropy, eps,
-            *wanted_gradients(hidden, weight, bias),
+        head, wanted = Head(weight, bias, logit_softcap or 0.0, 1.0), wanted_gradients(hidden, weight, bias)
+        loss, logps, entropy, *_ = _policy_operator(
+            hidden, head, targets, options, wanted, cu_seqlens, advantages, sampling_logps, reference_logps, valid,
+            beta, importance_cap, normalization,
         )  # fmt: skip
     return PolicyOutput(loss=loss, logps=logps.detach(), entropy=entropy if return_entropy else None)
 
@@ -97,18 +95,19 @@ def linear_policy_loss(
 def _per_token(
     cu_seqlens: Tensor, advantages: Tensor, valid: Tensor | None, normalization: str, like: Tensor, tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """(weight in the loss [T], advantage [T]) of each token."""
+    """([T] weight in the loss, [T] advantage) of each token."""
     lengths = cu_seqlens.diff().long()
     weights = policy_weights(lengths, valid, normalization).to(like)
-    return tuple(t.repeat_interleave(lengths, output_size=tokens) for t in (weights, advantages.to(like)))
+    advantages = advantages.to(like).repeat_interleave(lengths, output_size=tokens)
+    return weights.repeat_interleave(lengths, output_size=tokens), advantages
 
 
-@torch.library.custom_op("advgame::policy", mutates_args=())
 def _policy(
     hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    head: Head,
     targets: Tensor,
+    options: OpOptions,
+    wanted: Wanted,
     cu_seqlens: Tensor,
     advantages: Tensor,
     sampling_logps: Tensor | None,
@@ -117,48 +116,38 @@ def _policy(
     beta: float,
     importance_cap: float,
     normalization: str,
-    logit_softcap: float,
-    backend: str,
-    with_entropy: bool,
-    filter_eps: float,
-    want_hidden: bool,
-    want_weight: bool,
-    want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(loss, logps, entropy, and the gradients of the loss by hidden, weight and bias)."""
-    check_targets(targets, weight.size(0))
+    """(loss, logps, entropy, and the loss's gradients with respect to hidden, weight and bias)."""
+    check_targets(targets, head.weight.size(0))
+    tokens = hidden.size(0)
     if not is_captured(hidden):
-        read_cu_seqlens(cu_seqlens, hidden.size(0))
-    head = Head(weight, bias, logit_softcap, 1.0)
-    gradients = Gradients.zeros(backend, hidden, head, want_hidden, want_weight, want_bias)
-    workspace = Workspace(backend, hidden, head, targets, filter_eps, with_entropy)
+        read_cu_seqlens(cu_seqlens, tokens)
     like = hidden.new_empty(0, dtype=torch.float32)
-    weights, token_advantages = _per_token(cu_seqlens, advantages, valid, normalization, like, hidden.size(0))
+    weights, token_advantages = _per_token(cu_seqlens, advantages, valid, normalization, like, tokens)
 
     def objective(begin: int, end: int, logps: Tensor) -> tuple[Tensor, Tensor]:
-        given = [t if t is None else t[begin:end].float() for t in (sampling_logps, reference_logps)]
-        return policy_objective(logps, token_advantages[begin:end], *given, importance_cap, beta)
+        sampling, reference = (t if t is None else t[begin:end].float() for t in (sampling_logps, reference_logps))
+        return policy_objective(logps, token_advantages[begin:end], sampling, reference, importance_cap, beta)
 
-    tokens = hidden.size(0)
-    chunks = list(pieces(0, tokens, workspace.primitives.CHUNK_TOKENS))
+    workspace = Workspace(hidden, head, targets, options)
+    chunks = list(pieces(0, tokens, workspace.chunk_tokens))
 
     def coefficients(index: int, logps: Tensor) -> Tensor:
         begin, end = chunks[index]
         return -weights[begin:end] * objective(begin, end, logps)[1]
 
-    logps, entropy = run_chunks(workspace, chunks, coefficients, gradients)
+    logps, entropy, gradients = differentiate_chunks(workspace, chunks, coefficients, wanted)
     loss = -(weights * objective(0, tokens, logps)[0]).sum()
-    return loss, logps, entropy, *gradients.cast(hidden, head)
+    return loss, logps, entropy, *gradients
 
 
-@_policy.register_fake
-def _(hidden, weight, bias, *options):
-    with_entropy, _, *wanted = options[-5:]
+def _policy_shapes(
+    hidden: Tensor, head: Head, targets: Tensor, options: OpOptions, wanted: Wanted, *_: Any
+) -> tuple[Tensor, ...]:
     tokens = hidden.size(0)
-    shapes = ((), (tokens,), (tokens if with_entropy else 0,))
-    return *(hidden.new_empty(shape, dtype=torch.float32) for shape in shapes), *Gradients.empty(
-        hidden, weight, bias, *wanted
-    )
+    shapes: tuple[tuple[int, ...], ...] = (), (tokens,), (tokens if options.with_entropy else 0,)
+    values = (hidden.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    return *values, *traced_gradients(hidden, head, wanted)
 
 
-register_gradients(_policy, first=3)
+_policy_operator = loss_operator("policy", _policy, _policy_shapes, first=3)

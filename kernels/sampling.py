@@ -1,9 +1,9 @@
-"""Nucleus sampling from logits, with the raw log-prob of what was sampled."""
+"""Nucleus sampling from logits, with the raw log-prob of each sampled token."""
 
 import torch
 from torch import Tensor
 
-from advgame.kernels.extension import resolve_backend
+from advgame.kernels.registry import resolve_backend
 
 
 def sample_top_p(
@@ -14,11 +14,11 @@ def sample_top_p(
     top_p: float = 1.0,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sample one token a row from the nucleus of softmax(logits / temperature), by inverse CDF.
+    """Samples one token per row from the nucleus of softmax(logits / temperature), by inverse CDF.
 
-    A row's token is a function of its own logits and its own uniform number alone, so a sample does not depend
-    on the batch that it was drawn in. The nucleus is the smallest set of most probable tokens whose mass
-    reaches top_p (Holtzman et al. 2020, arXiv 1904.09751).
+    A row's token depends on the row's own logits and uniform number alone, and not on the batch that it is in. The
+    nucleus is the smallest set of most probable tokens whose mass reaches top_p (Holtzman et al. 2020, arXiv
+    1904.09751).
 
     Args:
         logits: [R, V], floating point; -inf forbids a token.
@@ -29,7 +29,7 @@ def sample_top_p(
 
     Returns:
         tokens: [R] int64.
-        logprobs: [R] float32, log softmax(logits)[token]: temperature 1, before any truncation.
+        logprobs: [R] float32, log softmax(logits)[token]: at temperature 1, and before truncation.
 
     Raises:
         ValueError: a wrong shape, dtype, device or range, or a row without one finite logit.

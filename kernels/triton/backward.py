@@ -1,8 +1,9 @@
-"""Gradients from the columns that were kept: gathered once into a dense dL, then two GEMMs with it.
+"""Gradients from the kept columns: dL is gathered once into a dense matrix, which two GEMMs then use.
 
-Every element of a gradient belongs to one program, which adds to it in a fixed order: there are no atomics, and two
+Every element of a gradient belongs to one program, which adds to it in a fixed order. There are no atomics, and two
 runs give the same bits.
 """
+# mypy: disable-error-code="import-untyped"
 
 import triton
 import triton.language as tl
@@ -19,8 +20,8 @@ def gather_kernel(
     slope,  # [n] of the soft-cap at the target
     targets,  # [n]
     columns,  # [groups, V]
-    counts,  # [groups] kept columns
-    compact,  # [groups, capacity, GROUP_TOKENS] out: dL, columns first; whole blocks, zeros after the last column
+    counts,  # [groups] number of kept columns
+    compact,  # [groups, capacity, GROUP_TOKENS] out: dL transposed, in whole blocks, zeros after the last column
     kept,  # [groups, blocks, GROUP_TOKENS] out: probability in a block of columns
     first,  # of the columns of this round
     capacity,
@@ -98,7 +99,7 @@ def weight_kernel(
     compact,  # [groups * capacity, GROUP_TOKENS] blocks
     hidden,  # [n, H] blocks
     columns,  # [groups, V]
-    ends,  # [groups, blocks] kept columns up to and with each block of the vocabulary
+    ends,  # [groups, blocks] number of kept columns up to the end of each block of the vocabulary
     grad_weight,  # [V, H], added to; or None
     weight_rest,  # [V, H] int8, the lower bits of a bfloat16 grad_weight; or None
     grad_bias,  # [V] float32, added to; or None
@@ -115,9 +116,9 @@ def weight_kernel(
     BLOCK_T: tl.constexpr,
     PART_H: tl.constexpr,
 ):
-    """A program owns a block of the vocabulary and adds one group after the other to the rows that it keeps there.
+    """A program owns a block of the vocabulary, and adds group after group to the rows that the group keeps in it.
 
-    Blocks of dL run over its end. What comes of that is in rows that are not stored."""
+    The last block of dL may extend beyond the program's columns; the surplus rows are not stored."""
     compact = described(compact, groups * capacity, GROUP_TOKENS, BLOCK_V, BLOCK_T)
     hidden = described(hidden, n, width, BLOCK_T, BLOCK_H)
     block = tl.program_id(1)
@@ -149,8 +150,8 @@ def weight_kernel(
 
 @triton.jit
 def add_to_rows(total, gradient, rest, rows, real, first, width, PART_H: tl.constexpr):
-    """Adds `total` to rows of `gradient`, from column `first` on. Of a float32 sum that is kept in bfloat16 and `rest`,
-    the one has the upper half, rounded, and the other what is to be added to the next eight bits."""
+    """Adds `total` to rows of `gradient`, from column `first` on. With `rest`, the two hold a float32 sum: `gradient`
+    its upper half, rounded, and `rest` the correction to the next eight bits."""
     parts = in_parts(total, PART_H)
     for part in tl.static_range(total.shape[1] // PART_H):
         out = first + part * PART_H + tl.arange(0, PART_H)
@@ -176,7 +177,7 @@ def scale_kernel(
     size,
     BLOCK: tl.constexpr,
 ):
-    """A loss that is differentiated by itself has a factor of 1, and nothing to be done."""
+    """Nothing is done if the factor is 1, as it is when backward is called on the loss."""
     by = tl.load(factor).to(tl.float32)
     if by != 1:
         places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

@@ -1,4 +1,5 @@
-"""Blocks of matrices: how they are loaded, multiplied, and taken apart where registers are short."""
+"""Blocks of matrices: how they are loaded, multiplied, and cut into parts where registers are short."""
+# mypy: disable-error-code="import-untyped"
 
 import torch
 import triton
@@ -8,7 +9,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 def blocks_of(matrix: Tensor) -> TensorDescriptor:
-    """What TMA loads blocks of a matrix by. The kernel's configuration sets their shape."""
+    """A descriptor by which TMA loads blocks of a matrix. The kernel's configuration sets their shape."""
     size = matrix.element_size()
     if matrix.data_ptr() % 16 or matrix.stride(0) * size % 16:  # a copy that TMA can address; no model's width needs it
         matrix = torch.nn.functional.pad(matrix, (0, -matrix.size(1) % (16 // size)))
@@ -17,8 +18,8 @@ def blocks_of(matrix: Tensor) -> TensorDescriptor:
 
 @triton.jit
 def described(matrix, rows, width, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
-    """The matrix's descriptor, outside of which zeros are loaded and nothing is stored. Cards without TMA are given a
-    pointer: a descriptor that is made here compiles to asynchronous copies, one of the host's to none."""
+    """The matrix's descriptor: beyond its edges zeros are loaded and nothing is stored. Cards without TMA are passed a
+    pointer, because a descriptor made here compiles to asynchronous copies, and one made by the host does not."""
     if matrix.dtype.is_ptr():
         matrix = tl.make_tensor_descriptor(matrix, [rows, width], [width, 1], [HEIGHT, WIDTH])
     return matrix
@@ -36,7 +37,7 @@ def product(a, b, total, PRECISION: tl.constexpr):
 
 @triton.jit
 def in_parts(block, WIDTH: tl.constexpr):
-    """The block's columns, WIDTH at a time: where the block fills most registers, the others are enough for a part."""
+    """The block's columns, WIDTH at a time: where a block fills most registers, the others suffice for a part."""
     if block.shape[1] > WIDTH:
         left, right = block.reshape(block.shape[0], 2, block.shape[1] // 2).permute(0, 2, 1).split()
         parts = in_parts(left, WIDTH) + in_parts(right, WIDTH)

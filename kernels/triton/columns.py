@@ -1,14 +1,15 @@
-"""Which vocabulary columns the backward pass keeps, decided on the device without waiting for it.
+"""Which vocabulary columns the backward pass keeps, decided on the device, which the host does not wait for.
 
 With c_t = dloss/dlogp_t, a column's energy in a group of tokens is sum_t (c_t p_tv)^2. The columns of least energy are
-dropped for as long as what is dropped of all groups together stays below filter_eps^2 ||dL||^2.
+dropped, for as long as the energy dropped from all groups together stays below filter_eps^2 ||dL||^2.
 """
+# mypy: disable-error-code="import-untyped"
 
 import triton
 import triton.language as tl
 
 LEVELS = 128
-"""Thresholds that are tried, a sixth of an octave apart, from where one column uses the whole budget downwards."""
+"""Thresholds that are tried, a sixth of an octave apart. The highest is the whole budget."""
 
 
 @triton.jit
@@ -98,7 +99,7 @@ def count_kernel(
 def compact_kernel(
     energy,  # [groups, V]; None keeps everything
     threshold,  # [1]
-    ends,  # [groups, blocks] int32: kept columns up to and with this block
+    ends,  # [groups, blocks] int32: number of kept columns up to the end of each block
     columns,  # [groups, V] int32 out: the kept columns, ascending
     mass,  # [groups, V]: set to 0 where kept; or None
     vocab,

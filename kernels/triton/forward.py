@@ -1,9 +1,10 @@
 """Logits and the statistics of each token's distribution, in one pass over the LM head.
 
-Everything is made from the float32 accumulators of the GEMM: the log-sum-exp, the target's logit and the entropy never
-see a rounded logit. What the backward pass reads is stored transposed, [vocabulary, tokens], as on the CPU: a column of
-the usual layout is then contiguous, and gathering active columns moves whole cache lines.
+The log-sum-exp, the target's logit and the entropy all come from the float32 accumulators of the GEMM, never from a
+rounded logit. Probabilities are stored transposed, [vocabulary, tokens], as on the CPU: a column of the usual layout is
+then contiguous, and the backward pass gathers whole cache lines.
 """
+# mypy: disable-error-code="import-untyped"
 
 import triton
 import triton.language as tl
@@ -11,23 +12,23 @@ import triton.language as tl
 from advgame.kernels.triton.blocks import described, in_parts, product
 
 TILE = 64
-"""Vocabulary rows whose probabilities share a maximum: as much of a block's logits as is worked on at a time."""
+"""Vocabulary rows whose probabilities share a maximum: the part of a block's logits that is processed at a time."""
 
 
 @triton.jit
 def forward_kernel(
-    hidden,  # [n, H] blocks, as the next one
+    hidden,  # [n, H] blocks; so is the next
     weight,  # [V, H]
     bias,  # [V] or None
     targets,  # [n] int64
     probs,  # [V, padded] blocks, or None: receives exp(logit - max of the tile), times the soft-cap's slope
-    tile_max,  # [tiles, padded] float32; the next three alike
+    tile_max,  # [tiles, padded] float32 out; so are the next three
     tile_sum,  # sum of exp(logit - max)
     tile_weighted,  # sum of exp(logit - max) (logit - max), for the entropy; or None
     tile_mass,  # sum of what is stored, where the logits are capped; or None
-    target_logit,  # [n] float32
+    target_logit,  # [n] float32 out
     n,
-    padded,  # n, made a multiple of BLOCK_T
+    padded,  # n, rounded up to a multiple of BLOCK_T
     vocab,
     width,
     softcap,
@@ -44,7 +45,7 @@ def forward_kernel(
     if probs is not None:
         probs = described(probs, vocab, padded, TILE, BLOCK_T)
 
-    # Blocks of the vocabulary in groups, all tokens of one group before the next: the group's weights stay in L2.
+    # Blocks of the vocabulary come in groups. A group's weights stay in L2 until all tokens are done.
     of_vocab, of_tokens = tl.cdiv(vocab, BLOCK_V), padded // BLOCK_T
     first = tl.program_id(0) // (GROUP * of_tokens) * GROUP
     members = min(of_vocab - first, GROUP)
@@ -55,7 +56,7 @@ def forward_kernel(
     for k in range(0, width, BLOCK_H):
         total = product(hidden.load([first_token, k]), weight.load([first_row, k]).T, total, PRECISION)
 
-    # Tokens are the accumulator's rows: a thread holds much of a token's tile, and sums it up without the others.
+    # Tokens are the accumulator's rows: a thread then holds much of a token's tile, and needs few others to sum it up.
     tokens = first_token + tl.arange(0, BLOCK_T)
     target = tl.load(targets + tokens, mask=tokens < n, other=-1)
     parts = in_parts(total, TILE)
@@ -66,7 +67,7 @@ def forward_kernel(
         if bias is not None:
             logits += tl.load(bias + rows, mask=rows < vocab, other=0.0).to(tl.float32)[None, :]
         if tile_mass is not None:
-            # tanh from exp of what is never positive: no overflow
+            # tanh by the exponential of a number <= 0, which cannot overflow
             e = tl.exp(-2 * tl.abs(logits) / softcap)
             tanh = tl.where(logits < 0, -1.0, 1.0) * (1 - e) / (1 + e)
             slope = 1 - tanh * tanh
@@ -92,12 +93,12 @@ def forward_kernel(
 
 @triton.jit
 def combine_kernel(
-    tile_max,  # [tiles, padded]; the next three alike, the last two or None
+    tile_max,  # [tiles, padded]; so are the next three, the last two of which may be None
     tile_sum,
     tile_weighted,
     tile_mass,
     target_logit,  # [n]
-    logps,  # [n] out; the next three alike, the last two or None
+    logps,  # [n] out; so are the next three, the last two of which may be empty
     lse,
     entropy,
     mass,
@@ -107,7 +108,7 @@ def combine_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_TILES: tl.constexpr,
 ):
-    """The tiles' sums on one scale: the largest logit of the whole row."""
+    """Puts the tiles' sums on one scale, the largest logit of the whole row, and adds them up."""
     tokens = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     largest = tl.full([BLOCK_T], float("-inf"), tl.float32)
     for first in range(0, tiles, BLOCK_TILES):

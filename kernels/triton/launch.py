@@ -1,19 +1,25 @@
-"""Block sizes, warps and stages of every kernel: all that bench/aot.py compiles, and all that ever runs."""
+"""Block sizes, warps and stages of every kernel. No kernel runs with others, and bench/aot.py compiles them all."""
+# mypy: disable-error-code="import-untyped"
 
 import functools
 import os
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import triton
+from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from advgame.kernels.triton.forward import forward_kernel
 
+Grid = tuple[int, ...] | Callable[[dict[str, int]], tuple[int, ...]]
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Kernels run on numpy, for tests on a machine without a GPU."""
+"""Kernels run on NumPy, for tests on a machine without a GPU."""
 
 GROUP_TOKENS = 512
-"""Tokens that share their set of active columns: fewer keep fewer columns, but add each to dW more often."""
+"""Tokens that share their set of columns. Smaller groups keep fewer columns each, but add to a row of dW more often."""
 
 BLOCKS = {
     "forward_kernel": {
@@ -24,13 +30,13 @@ BLOCKS = {
     "hidden_kernel": {"compact": ("BLOCK_V", "BLOCK_T")},
     "weight_kernel": {"compact": ("BLOCK_V", "BLOCK_T"), "hidden": ("BLOCK_T", "BLOCK_H")},
 }
-"""Matrices of which kernels load blocks, and a block's height and width."""
+"""The matrices that kernels load in blocks, and the parameters that are a block's height and width."""
 
 PRECISION = {2: "ieee", 4: "tf32x3"}
-"""By the size of an element. Products of float32 numbers are made of three of TensorFloat32's: exact to 2^-21."""
+"""By the size of an element. A float32 product is made of three TensorFloat-32 products, which are exact to 2^-21."""
 
-# By the memory of a multiprocessor, and the size of an element: float32 operands take twice the shared memory. What is
-# summed over, BLOCK_V in HIDDEN and BLOCK_T in WEIGHT, divides the blocks of GATHER, which end in zeros.
+# By the shared memory of a multiprocessor, and by the size of an element: float32 operands take twice the memory. The
+# blocks that are summed over, BLOCK_V in HIDDEN and BLOCK_T in WEIGHT, divide those of GATHER, which end in zeros.
 FORWARD = {
     "large": {
         2: [
@@ -48,7 +54,7 @@ FORWARD = {
         4: [{"BLOCK_V": 128, "BLOCK_T": 64, "BLOCK_H": 32, "GROUP": 16, "num_warps": 8, "num_stages": 3}],
     },
 }
-"""What the autotuner chooses from, once per H, V and card."""
+"""The autotuner chooses from these, once for each H, V and card."""
 HIDDEN = {
     "large": {
         2: {"BLOCK_T": 128, "BLOCK_H": 256, "BLOCK_V": 64, "PART_H": 64, "num_warps": 8, "num_stages": 3},
@@ -79,26 +85,33 @@ SCALE = {"BLOCK": 4096, "num_warps": 4}
 
 @functools.cache
 def generation() -> int:
-    """Of the card: its compute capability, without the minor number."""
+    """The major compute capability of the card."""
     return 9 if INTERPRETED else torch.cuda.get_device_capability()[0]
 
 
 def has_tma(generation: int) -> bool:
-    """Hopper and later load blocks by descriptor. Before, kernels are given pointers."""
+    """Whether cards load blocks by TMA descriptor, as Hopper and later ones do. Older ones take pointers."""
     return generation >= 9
 
 
 def size_class(generation: int) -> str:
-    """Hopper and data-center Blackwell have 227 KiB of shared memory, all others 99 KiB or more."""
+    """Of shared memory: Hopper and data-center Blackwell have 227 KiB, all others 99 KiB or more."""
     return "large" if generation in (9, 10) else "small"
 
 
-def launch(kernel, grid, config: dict, **arguments) -> None:
+def precision(hidden: Tensor) -> str:
+    """The PRECISION of blocks.product."""
+    return "interpreted" if INTERPRETED else PRECISION[hidden.element_size()]
+
+
+def launch(kernel: Any, grid: Grid, config: dict[str, int], **arguments: Any) -> None:
+    """Runs a kernel of this package with a configuration of this file."""
     _shape_blocks(kernel.__name__, arguments | config)
     kernel[grid](**arguments, **config)
 
 
-def launch_forward(grid, element_size: int, **arguments) -> None:
+def launch_forward(grid: Grid, element_size: int, **arguments: Any) -> None:
+    """Runs forward_kernel with the fastest of its configurations."""
     if INTERPRETED:
         launch(forward_kernel, grid, FORWARD[size_class(generation())][element_size][-1], **arguments)
     else:
@@ -106,10 +119,10 @@ def launch_forward(grid, element_size: int, **arguments) -> None:
 
 
 @functools.cache
-def _autotuned(size_class: str, element_size: int):
+def _autotuned(size_class: str, element_size: int) -> Any:
     shape_blocks = functools.partial(_shape_blocks, forward_kernel.__name__)
 
-    def config(options: dict) -> triton.Config:
+    def config(options: dict[str, int]) -> triton.Config:
         blocks = {key: value for key, value in options.items() if key.isupper()}
         warps, stages = options["num_warps"], options["num_stages"]
         return triton.Config(blocks, num_warps=warps, num_stages=stages, pre_hook=shape_blocks)
@@ -118,7 +131,7 @@ def _autotuned(size_class: str, element_size: int):
     return triton.autotune(configs, key=["width", "vocab"])(forward_kernel)
 
 
-def _shape_blocks(kernel: str, arguments: dict) -> None:
+def _shape_blocks(kernel: str, arguments: dict[str, Any]) -> None:
     for matrix, (height, width) in BLOCKS[kernel].items():
         if isinstance(arguments[matrix], TensorDescriptor):
             arguments[matrix].block_shape = [arguments[height], arguments[width]]

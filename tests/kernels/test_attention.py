@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from advgame.kernels import attention, prefix_tree, shared_prefix_attention
+from advgame.kernels import prefix_tree, shared_prefix_attention
+from advgame.kernels.varlen import OPERATORS
 
 CPU = torch.device("cpu")
 
@@ -119,9 +120,9 @@ def test_wrong_shapes_are_refused_by_name(shapes, named):
     ("lengths", "parents", "message"),
     [
         ([3, 0, 2], [None, None, 1], "lengths: segment 1 has children, but no tokens"),
-        ([3, 2], [None, 1], "parents: segment 1 goes on from 1, which does not stand before it"),
-        ([3, 2, 1], [None, 0, None], "parents: expected the order of depth, then of parents, got"),
-        ([3, 2, 1, 1], [None, None, 1, 0], "parents: expected the order of depth, then of parents, got"),
+        ([3, 2], [None, 1], "parents: segment 1 continues segment 1, which does not come before it"),
+        ([3, 2, 1], [None, 0, None], "parents: segments must be sorted by depth, then by parent, got"),
+        ([3, 2, 1, 1], [None, None, 1, 0], "parents: segments must be sorted by depth, then by parent, got"),
         ([3, 2], [None, 0, 0], "parents: expected one for each of the 2 segments, got 3"),
     ],
 )
@@ -141,7 +142,7 @@ def test_the_operators_for_cuda_have_the_shapes_that_are_merged():
     with FakeTensorMode():
         own = prefix_tree([5, 3, 4, 3, 2], [None, None, 0, 0, 1], torch.device("cuda")).segments
         query, key, value = (torch.empty(17, h, 64, device="cuda", dtype=torch.bfloat16) for h in (4, 2, 2))
-        out, lse = attention._cuda_forward(query, key, value, own, own, True, 0.1)
+        out, lse = OPERATORS["cuda"].forward(query, key, value, own, own, True, 0.1)
         assert (out.shape, lse.shape, lse.dtype) == (query.shape, (4, 17), torch.float32)
-        gradients = attention._cuda_backward(out, query, key, value, out, lse, own, own, True, 0.1)
+        gradients = OPERATORS["cuda"].backward(out, query, key, value, out, lse, own, own, True, 0.1)
         assert [gradient.shape for gradient in gradients] == [query.shape, key.shape, value.shape]

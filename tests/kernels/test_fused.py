@@ -2,9 +2,6 @@
 
 import itertools
 import math
-import sys
-import unittest.mock
-import warnings
 
 import pytest
 import torch
@@ -22,27 +19,24 @@ from advgame.kernels import (
 )
 from advgame.kernels.extension import BUILT
 
-pytestmark = pytest.mark.skipif(not BUILT, reason="C++ operators not built")
+pytestmark = [
+    pytest.mark.skipif(not BUILT, reason="C++ operators not built"),
+    pytest.mark.filterwarnings("ignore"),  # the interpreter warns about numbers that are never stored
+]
 
 
-@pytest.fixture(autouse=True, params=["cpu", "cpu without AMX", "triton"])
-def backend(request, monkeypatch):
+@pytest.fixture(autouse=True, scope="module", params=["cpu", "cpu without AMX", "triton"])
+def backend(request):
     """What every test runs on. The two ways of csrc/factor.cpp are one where the processor has no AMX."""
     name, *without_amx = request.param.split(maxsplit=1)
-    monkeypatch.setattr(sys.modules[__name__], "BACKEND", name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with torch.backends.mkldnn.flags(enabled=not without_amx), device_of(name):
-            yield name
+    with torch.backends.mkldnn.flags(enabled=not without_amx), device_of(name):
+        yield name
 
 
-BACKEND = "cpu"
-
-
-def compare(function, arguments, tolerance, names=("hidden", "weight"), **options):
-    """The CPU backend within `tolerance` (relative) of the float64 oracle."""
+def compare(backend, function, arguments, tolerance, names=("hidden", "weight"), **options):
+    """The backend within `tolerance` (relative) of the float64 oracle."""
     exact, expected = gradients(function, in_float64(arguments), names, backend="eager", **options)
-    output, actual = gradients(function, arguments, names, backend=BACKEND, filter_eps=0.0, **options)
+    output, actual = gradients(function, arguments, names, backend=backend, filter_eps=0.0, **options)
     assert output.loss.item() == pytest.approx(exact.loss.item(), rel=1e-4, abs=1e-5)
     for name, a, e in zip(names, actual, expected, strict=True):
         assert error(a, e) < tolerance, name
@@ -60,9 +54,9 @@ OPTIONS = [
 
 @pytest.mark.parametrize("vocab", [1, 3, 255, 256, 257, 1000])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_exact_mode_equals_the_oracle(vocab, options):
+def test_exact_mode_equals_the_oracle(backend, vocab, options):
     p = problem([5, 9, 1, 1, 30, 2], vocab=vocab)
-    output, exact = compare(linear_preference_loss, p, 2e-5 if vocab > 1 else math.inf, **options)
+    output, exact = compare(backend, linear_preference_loss, p, 2e-5 if vocab > 1 else math.inf, **options)
     assert torch.allclose(output.sequence_logps.double(), exact.sequence_logps, rtol=1e-5, atol=1e-4)
     assert torch.allclose(output.chosen_rewards.double(), exact.chosen_rewards, rtol=1e-4, atol=1e-4)
     assert torch.allclose(output.rejected_rewards.double(), exact.rejected_rewards, rtol=1e-4, atol=1e-4)
@@ -76,11 +70,10 @@ def test_exact_mode_equals_the_oracle(vocab, options):
     options=st.sampled_from(OPTIONS),
     seed=st.integers(0, 100),
 )
-def test_any_lengths_and_any_chunk(pairs, chunk, options, seed):
+def test_any_lengths_and_any_chunk(backend, pairs, chunk, options, seed):
     """Empty sequences, one-token sequences, pairs longer than the buffer, several pairs in a chunk."""
     p = problem([length for pair in pairs for length in pair], seed=seed)
-    with unittest.mock.patch.object(fused.primitives(BACKEND), "CHUNK_TOKENS", chunk):
-        compare(linear_preference_loss, p, 3e-5, **options)
+    compare(backend, linear_preference_loss, p, 3e-5, chunk_tokens=chunk, **options)
 
 
 @given(st.lists(st.integers(0, 30), min_size=0, max_size=12), st.integers(1, 40))
@@ -97,70 +90,70 @@ def test_chunks_cover_every_unit_once_and_fit(lengths, limit):
 
 
 @pytest.mark.parametrize("eps", [1e-3, 1e-2, 1e-1])
-def test_filter_eps_bounds_the_error_of_the_gradient_by_the_logits(eps):
+def test_filter_eps_bounds_the_error_of_the_logits_gradient(backend, eps):
     """With the identity as head and no tail to restore in dW, dX's and dW's errors are those of dL."""
     p = problem([60, 70, 80, 90], hidden=16, vocab=3000, scale=1.5)
     _, expected = gradients(linear_preference_loss, in_float64(p), backend="eager")
-    _, actual = gradients(linear_preference_loss, p, backend=BACKEND, filter_eps=eps)
+    _, actual = gradients(linear_preference_loss, p, backend=backend, filter_eps=eps)
     assert 0 < error(actual[1], expected[1]) < 2 * eps
     assert 0 < error(actual[0], expected[0]) < 4 * eps
 
 
-def test_the_tail_correction_restores_what_the_dropped_columns_have_in_common():
+def test_the_tail_correction_restores_what_the_dropped_columns_have_in_common(backend):
     """Where all dropped columns have one embedding, dX is as good as exact though dW shows what was dropped."""
     p = problem([100, 100], hidden=16, vocab=5000, scale=1.5)
     p["targets"] = p["targets"] % 4
     p["weight"][4:] = p["weight"][4].clone()
     _, expected = gradients(linear_preference_loss, in_float64(p), backend="eager")
-    _, actual = gradients(linear_preference_loss, p, backend=BACKEND, filter_eps=0.03)
+    _, actual = gradients(linear_preference_loss, p, backend=backend, filter_eps=0.03)
     assert error(actual[1], expected[1]) > 5e-3
     assert error(actual[0], expected[0]) < 5e-4
 
 
 @pytest.mark.parametrize("filter_eps", [0.0, "auto"])
-def test_bfloat16_accumulates_in_float32(filter_eps):
+def test_bfloat16_accumulates_in_float32(backend, filter_eps):
     p = problem([40, 50, 60, 20], hidden=64, vocab=1000, dtype=torch.bfloat16, scale=0.5)
     _, expected = gradients(linear_preference_loss, in_float64(p), backend="eager")
-    output, actual = gradients(linear_preference_loss, p, backend=BACKEND, filter_eps=filter_eps)
+    output, actual = gradients(linear_preference_loss, p, backend=backend, filter_eps=filter_eps)
     exact = linear_preference_loss(**in_float64(p), backend="eager")
     assert torch.allclose(output.sequence_logps.double(), exact.sequence_logps, rtol=1e-5)
     assert [a.dtype for a in actual] == [torch.bfloat16] * 2
     # Half a bfloat16 ulp, 2^-9: on a CPU of the result only, on a GPU of dL too (which the interpreter truncates).
-    bound = 2**-8 if BACKEND == "cpu" else 2**-7
+    bound = 2**-8 if backend == "cpu" else 2**-7
     assert all(error(a, e) < bound for a, e in zip(actual, expected, strict=True))
 
 
 @pytest.mark.parametrize("filter_eps", [0.0, "auto"])
 @pytest.mark.parametrize("names", [("hidden",), ("weight",), ("hidden", "bias"), ("bias",)])
-def test_only_what_is_not_frozen_gets_a_gradient(names, filter_eps):
+def test_only_what_is_not_frozen_gets_a_gradient(backend, names, filter_eps):
     p = problem([20, 30]) | {"bias": torch.linspace(-1, 1, 300)}
     _, expected = gradients(linear_preference_loss, in_float64(p), names, backend="eager")
-    _, actual = gradients(linear_preference_loss, p, names, backend=BACKEND, filter_eps=filter_eps)
+    _, actual = gradients(linear_preference_loss, p, names, backend=backend, filter_eps=filter_eps)
     tolerance = 2e-5 if filter_eps == 0 else 6e-3
     assert all(error(a, e) < tolerance for a, e in zip(actual, expected, strict=True))
 
 
-def test_without_gradients_none_are_made():
+def test_without_gradients_none_are_made(backend):
     p = problem([20, 30])
-    output = linear_preference_loss(**p, backend=BACKEND)
+    output = linear_preference_loss(**p, backend=backend)
     assert not output.loss.requires_grad
     p["hidden"].requires_grad_()
     with torch.no_grad():
-        assert not linear_preference_loss(**p, backend=BACKEND).loss.requires_grad
+        assert not linear_preference_loss(**p, backend=backend).loss.requires_grad
 
 
 @pytest.mark.parametrize("filter_eps", [0.0, "auto"])
-def test_nothing_in_nothing_out(filter_eps):
+def test_nothing_in_nothing_out(backend, filter_eps):
     for lengths in ([], [0, 0]):
         p = problem(lengths)
-        output, (d_hidden, d_weight) = gradients(linear_preference_loss, p, backend=BACKEND, filter_eps=filter_eps)
+        output, (d_hidden, d_weight) = gradients(linear_preference_loss, p, backend=backend, filter_eps=filter_eps)
         assert output.sequence_logps.shape == (len(lengths),)
         assert d_hidden.shape == (0, 16) and d_weight.abs().sum() == 0
-    logps = linear_logprobs(torch.zeros(0, 4), torch.zeros(7, 4), torch.zeros(0, dtype=torch.int64), backend=BACKEND)
+    logps = linear_logprobs(torch.zeros(0, 4), torch.zeros(7, 4), torch.zeros(0, dtype=torch.int64), backend=backend)
     assert logps.shape == (0,)
 
 
-def test_strided_inputs():
+def test_strided_inputs(backend):
     p = problem([20, 30])
     strided = dict(p)
     strided["hidden"] = torch.randn(50, 32)[:, ::2].copy_(p["hidden"])
@@ -168,46 +161,46 @@ def test_strided_inputs():
     strided["targets"] = torch.stack([p["targets"], p["targets"] * 0], dim=1)[:, 0]
     assert not strided["hidden"].is_contiguous() and not strided["weight"].is_contiguous()
     for filter_eps in (0.0, 1e-3):
-        plain = gradients(linear_preference_loss, p, backend=BACKEND, filter_eps=filter_eps)[1]
-        other = gradients(linear_preference_loss, strided, backend=BACKEND, filter_eps=filter_eps)[1]
+        plain = gradients(linear_preference_loss, p, backend=backend, filter_eps=filter_eps)[1]
+        other = gradients(linear_preference_loss, strided, backend=backend, filter_eps=filter_eps)[1]
         assert all(error(a, b.double()) < 1e-5 for a, b in zip(other, plain, strict=True))
 
 
 @pytest.mark.parametrize("filter_eps", [0.0, "auto"])
-def test_saturated_and_huge(filter_eps):
+def test_saturated_and_huge(backend, filter_eps):
     """Margins so large that the slope vanishes, and logits so large that exp would overflow."""
     p = problem([20, 30, 20, 30])
     p["reference_logps"] = torch.tensor([-1e6, 0.0, 0.0, -1e6])
-    output, actual = gradients(linear_preference_loss, p, backend=BACKEND, filter_eps=filter_eps)
+    output, actual = gradients(linear_preference_loss, p, backend=backend, filter_eps=filter_eps)
     _, expected = gradients(linear_preference_loss, in_float64(p), backend="eager")
     assert all(error(a, e) < 6e-3 for a, e in zip(actual, expected, strict=True))
     p["reference_logps"] = torch.tensor([-1e6, 0.0, -1e6, 0.0])  # every pair saturated: no gradient at all
-    output, actual = gradients(linear_preference_loss, p, backend=BACKEND, filter_eps=filter_eps)
+    output, actual = gradients(linear_preference_loss, p, backend=backend, filter_eps=filter_eps)
     assert output.loss.item() == 0 and all(a.abs().max() == 0 for a in actual)
 
     p = problem([5, 6], scale=1e4)
-    output, actual = gradients(linear_preference_loss, p, backend=BACKEND, filter_eps=filter_eps)
+    output, actual = gradients(linear_preference_loss, p, backend=backend, filter_eps=filter_eps)
     exact, expected = gradients(linear_preference_loss, in_float64(p), backend="eager")
     assert torch.allclose(output.sequence_logps.double(), exact.sequence_logps, rtol=1e-5)
     assert all(torch.isfinite(a).all() and error(a, e) < 6e-3 for a, e in zip(actual, expected, strict=True))
 
 
 @pytest.mark.parametrize("filter_eps", [0.0, "auto"])
-def test_forbidden_tokens(filter_eps):
+def test_forbidden_tokens(backend, filter_eps):
     """A bias of -inf, over whole tiles of the vocabulary too: no mass, no NaN, no gradient."""
     p = problem([20, 30], vocab=700)
     bias = torch.zeros(700)
     bias[256:600] = -torch.inf
     p["targets"] = p["targets"] % 256
     output, (d_hidden, d_weight) = gradients(
-        linear_preference_loss, p | {"bias": bias}, backend=BACKEND, filter_eps=filter_eps
+        linear_preference_loss, p | {"bias": bias}, backend=backend, filter_eps=filter_eps
     )
     _, expected = gradients(linear_preference_loss, in_float64(p | {"bias": bias}), backend="eager")
     assert torch.isfinite(output.sequence_logps).all()
     assert d_weight[256:600].abs().max() == 0
     assert error(d_hidden, expected[0]) < 6e-3 and error(d_weight, expected[1]) < 6e-3
     p["targets"][3] = 300
-    assert linear_preference_loss(**p, bias=bias, backend=BACKEND).sequence_logps[0].item() == -math.inf
+    assert linear_preference_loss(**p, bias=bias, backend=backend).sequence_logps[0].item() == -math.inf
 
 
 @pytest.mark.parametrize(
@@ -219,7 +212,7 @@ def test_forbidden_tokens(filter_eps):
         {"bias": torch.linspace(-2, 2, 300)},
     ],
 )
-def test_logprobs_and_entropy(options):
+def test_logprobs_and_entropy(backend, options):
     p = problem([700], hidden=8)
     arguments = {key: p[key] for key in ("hidden", "weight", "targets")} | options
     coefficients = torch.linspace(-1, 1, 700)
@@ -231,12 +224,12 @@ def test_logprobs_and_entropy(options):
         return logps, entropy, *(leaf.grad for leaf in leaves.values())
 
     expected = weighted("eager", in_float64(arguments))
-    actual = weighted(BACKEND, arguments, filter_eps=0.0)
+    actual = weighted(backend, arguments, filter_eps=0.0)
     assert torch.allclose(actual[0].double(), expected[0], atol=2e-5, rtol=1e-5)
     assert torch.allclose(actual[1].double(), expected[1], atol=2e-5, rtol=1e-5)
     assert not actual[1].requires_grad
     assert error(actual[2], expected[2]) < 2e-5 and error(actual[3], expected[3]) < 2e-5
-    filtered = weighted(BACKEND, arguments)
+    filtered = weighted(backend, arguments)
     assert torch.allclose(filtered[0].double(), expected[0], atol=1e-4, rtol=1e-5)
     assert error(filtered[2], expected[2]) < 6e-3 and error(filtered[3], expected[3]) < 3e-3
 
@@ -244,7 +237,7 @@ def test_logprobs_and_entropy(options):
 @pytest.mark.parametrize("normalization", ["length_normalized", "token_mean", "sum"])
 @pytest.mark.parametrize("sampling", [False, True])
 @pytest.mark.parametrize("beta", [0.0, 0.2])
-def test_policy_loss(normalization, sampling, beta):
+def test_policy_loss(backend, normalization, sampling, beta):
     lengths = [4, 0, 9, 1, 600]
     p = problem(lengths, hidden=8)
     logps = linear_logprobs(p["hidden"], p["weight"], p["targets"], backend="eager")
@@ -255,7 +248,7 @@ def test_policy_loss(normalization, sampling, beta):
         "sampling_logps": logps + 0.7 * noise if sampling else None,
         "reference_logps": logps - 0.3 * noise if beta else None,
     }
-    compare(linear_policy_loss, arguments, 2e-5, normalization=normalization, beta=beta, importance_cap=1.5)
+    compare(backend, linear_policy_loss, arguments, 2e-5, normalization=normalization, beta=beta, importance_cap=1.5)
 
 
 def test_policy_gradient_is_that_of_the_formula():
@@ -300,7 +293,7 @@ def test_game_loss_is_the_sum_of_two_players_of_different_models():
         assert output.entropy.shape == (len(player.targets),)
 
 
-def test_tied_embeddings_add_up():
+def test_tied_embeddings_add_up(backend):
     """The head's weight is the embedding too: both contributions reach it."""
     p = problem([6, 7])
     weight = p["weight"].clone().requires_grad_()
@@ -309,17 +302,17 @@ def test_tied_embeddings_add_up():
     def loss(weight, **options):
         return linear_preference_loss(**p | {"hidden": torch.tanh(weight[inputs]), "weight": weight}, **options).loss
 
-    (actual,) = torch.autograd.grad(loss(weight, backend=BACKEND, filter_eps=0.0), weight)
+    (actual,) = torch.autograd.grad(loss(weight, backend=backend, filter_eps=0.0), weight)
     p = in_float64(p)
     weight = weight.detach().double().requires_grad_()
     (expected,) = torch.autograd.grad(loss(weight, backend="eager"), weight)
     assert error(actual, expected) < 2e-5
 
 
-def test_scaled_repeated_and_accumulated_backward():
+def test_scaled_repeated_and_accumulated_backward(backend):
     p = problem([6, 7])
     hidden = p["hidden"].clone().requires_grad_()
-    loss = linear_preference_loss(**p | {"hidden": hidden}, backend=BACKEND).loss
+    loss = linear_preference_loss(**p | {"hidden": hidden}, backend=backend).loss
     (once,) = torch.autograd.grad(loss, hidden, retain_graph=True)
     (scaled,) = torch.autograd.grad(3 * loss, hidden, retain_graph=True)
     assert torch.allclose(scaled, 3 * once)
@@ -328,7 +321,7 @@ def test_scaled_repeated_and_accumulated_backward():
     assert torch.allclose(hidden.grad, 2 * once)
 
 
-def test_deterministic():
+def test_deterministic(backend):
     p = problem([60, 70, 30, 20], vocab=3000)
-    runs = [gradients(linear_preference_loss, p, backend=BACKEND)[1] for _ in range(3)]
+    runs = [gradients(linear_preference_loss, p, backend=backend)[1] for _ in range(3)]
     assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))

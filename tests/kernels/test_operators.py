@@ -4,8 +4,13 @@ import pytest
 import torch
 from problems import error, gradients, in_float64, problem
 
-from advgame.kernels import fused, linear_logprobs, linear_policy_loss, linear_preference_loss
+from advgame.kernels import linear_logprobs, linear_policy_loss, linear_preference_loss
+from advgame.kernels.backend import Head
 from advgame.kernels.extension import BUILT
+from advgame.kernels.formulas import PairTerms
+from advgame.kernels.fused import release_buffers
+from advgame.kernels.operators import flatten, nest
+from advgame.kernels.options import OpOptions, Wanted
 
 pytestmark = pytest.mark.skipif(not BUILT, reason="C++ operators not built")
 
@@ -24,7 +29,7 @@ def test_buffers_are_reused_and_given_back():
         assert torch.equal(again, expected)
         addresses.add(again.data_ptr())
     assert len(addresses) < 4 and kept.data_ptr() not in addresses
-    fused.release_buffers()
+    release_buffers()
     assert torch.equal(kept, expected)  # what is in use stays
     assert torch.equal(weight_gradient(), expected)
 
@@ -45,7 +50,6 @@ def test_works_under_torch_compile_as_one_graph():
     p = problem([6, 7], vocab=300)
     leaves = {name: p[name].clone().requires_grad_() for name in ("hidden", "weight")}
 
-    @torch.compile(fullgraph=True, backend="aot_eager")
     def step(hidden, weight, targets, cu_seqlens, reference_logps, advantages):
         hidden = torch.sin(hidden)
         preference = linear_preference_loss(hidden, weight, targets, cu_seqlens, reference_logps)
@@ -53,12 +57,12 @@ def test_works_under_torch_compile_as_one_graph():
         return 2 * preference.loss + policy.loss + linear_logprobs(hidden, weight, targets).mean()
 
     inputs = (*leaves.values(), p["targets"], p["cu_seqlens"], p["reference_logps"], torch.tensor([1.0, -1.0]))
-    compiled = step(*inputs)
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")(*inputs)
     compiled.backward()
     grads = [leaf.grad.clone() for leaf in leaves.values()]
     for leaf in leaves.values():
         leaf.grad = None
-    plain = step._torchdynamo_orig_callable(*inputs)
+    plain = step(*inputs)
     plain.backward()
     assert compiled.item() == pytest.approx(plain.item(), rel=1e-6)
     assert all(torch.allclose(g, leaf.grad, atol=1e-6) for g, leaf in zip(grads, leaves.values(), strict=True))
@@ -68,54 +72,28 @@ def test_operators_keep_their_promises_to_pytorch():
     """torch's own checks of schemas, fake kernels and autograd registration."""
     p = problem([6, 7], vocab=40)
     hidden, weight = p["hidden"].requires_grad_(), p["weight"].requires_grad_()
-    common = (hidden, weight, None, p["targets"])
+    head, targets = Head(weight, None, 0.0, 1.0), p["targets"]
+    options, wanted = OpOptions("cpu", True, 0.0, None), Wanted(True, True, False)
     # The losses' gradients are outputs of the operators, which nobody sees, and are scaled in place in the backward
-    # pass: a tracing that compares all outputs afterwards objects. test_works_under_torch_compile stands in for it.
+    # pass: a tracing that compares all outputs afterwards objects. test_works_under_torch_compile covers it instead.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(torch.ops.advgame.logprobs, (*common, 0.0, 1.0, "cpu", True, 0.0))
-    torch.library.opcheck(
-        torch.ops.advgame.preference,
-        (
-            *common,
-            p["cu_seqlens"],
-            p["reference_logps"],
-            "dpo",
-            0.1,
-            False,
-            0.0,
-            0.0,
-            0.0,
-            "cpu",
-            True,
-            0.0,
-            True,
-            True,
-            False,
-        ),
-        test_utils=checks,
-    )
-    torch.library.opcheck(
-        torch.ops.advgame.policy,
-        (
-            *common,
-            p["cu_seqlens"],
-            torch.ones(2),
-            None,
-            None,
-            None,
-            0.0,
-            2.0,
-            "sum",
-            0.0,
-            "cpu",
-            False,
-            0.0,
-            True,
-            True,
-            False,
-        ),
-        test_utils=checks,
-    )
+    torch.library.opcheck(torch.ops.advgame.logprobs, flatten(hidden, head, targets, options))
+    terms = PairTerms("dpo", 0.1, False, 0.0, 0.0)
+    preference = flatten(hidden, head, targets, options, wanted, p["cu_seqlens"], p["reference_logps"], terms)
+    torch.library.opcheck(torch.ops.advgame.preference, preference, test_utils=checks)
+    terms = torch.ones(2), None, None, None, 0.0, 2.0, "sum"
+    options = OpOptions("cpu", False, 0.0, 7)
+    policy = flatten(hidden, head, targets, options, wanted, p["cu_seqlens"], *terms)
+    torch.library.opcheck(torch.ops.advgame.policy, policy, test_utils=checks)
+
+
+def test_records_are_spread_out_and_put_together_again():
+    def function(hidden: torch.Tensor, wanted: Wanted, chunk_tokens: int | None, options: OpOptions) -> None: ...
+
+    arguments = [torch.zeros(2), Wanted(True, False, True), None, OpOptions("cpu", True, 0.5, 7)]
+    flat = flatten(*arguments)
+    assert flat[1:] == [True, False, True, None, "cpu", True, 0.5, 7]
+    assert nest(function, flat) == arguments
 
 
 @pytest.mark.parametrize("backend", ["eager", "cpu", "triton"])
@@ -129,6 +107,8 @@ def test_operators_keep_their_promises_to_pytorch():
         ({"filter_eps": -1.0}, "filter_eps"),
         ({"filter_eps": 1.0}, "filter_eps"),
         ({"filter_eps": "most"}, "filter_eps"),
+        ({"chunk_tokens": 0}, "chunk_tokens"),
+        ({"chunk_tokens": -1}, "chunk_tokens"),
     ],
 )
 def test_backends_refuse_alike(backend, change, named):

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import unittest.mock
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,12 @@ import torch
 from problems import device_of, error, gradients, in_float64, problem
 
 from advgame.kernels import linear_preference_loss
-from advgame.kernels.extension import resolve_backend
+from advgame.kernels.backend import Gradients, Head
+from advgame.kernels.options import AUTO_FILTER_EPS
+from advgame.kernels.registry import resolve_backend
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
+backend = pytest.importorskip("advgame.kernels.triton")
 
 
 @pytest.fixture(autouse=True)
@@ -22,39 +24,53 @@ def device():
         yield device
 
 
-@pytest.mark.parametrize("filter_eps", [0.0, "auto"])
+def sums(p: dict) -> Gradients:
+    weight, rest = backend.weight_sums(p["weight"])
+    return Gradients(torch.zeros(p["hidden"].shape), weight, rest, None)
+
+
+def accumulate(p: dict, gradients: Gradients, filter_eps: float, descriptors: bool | None = None, **options) -> None:
+    """Adds to `gradients` those of p's tokens, as one chunk, with opposite signs for the two sequences of a pair."""
+    head, targets = Head(p["weight"], None, 0.0, 1.0), p["targets"]
+    probs = backend.probs_buffer(len(targets), p["weight"])
+    exact = filter_eps == 0
+    stats = backend.head_forward(p["hidden"], head, targets, False, exact, probs, descriptors=descriptors)
+    signs = 1.0 - 2.0 * (torch.arange(len(p["reference_logps"])) % 2)
+    coef, slope = signs.repeat_interleave(p["cu_seqlens"].diff()), torch.ones(len(targets))
+    backend.head_backward(
+        p["hidden"], head, targets, coef, slope, stats, probs, filter_eps, gradients, descriptors=descriptors, **options
+    )
+
+
+@pytest.mark.parametrize("filter_eps", [0.0, AUTO_FILTER_EPS])
 def test_any_number_of_rounds_gives_the_same_gradients(filter_eps):
     """A first round that holds too few of the active columns leaves the others to the next."""
-    from advgame.kernels import triton as backend
-
     p = problem([40, 50], vocab=700)
-    options = {"backend": "triton", "filter_eps": filter_eps}
-    with unittest.mock.patch.object(backend, "ROUNDS", 1):
-        one = gradients(linear_preference_loss, p, **options)[1]
-    with unittest.mock.patch.object(backend, "ROUNDS", 11):
-        many = gradients(linear_preference_loss, p, **options)[1]
-    assert all(error(a, b) < 1e-6 for a, b in zip(many, one, strict=True))
+    one, many = sums(p), sums(p)
+    accumulate(p, one, filter_eps, rounds=1)
+    accumulate(p, many, filter_eps, rounds=11)
+    assert error(many.hidden, one.hidden) < 1e-6 and error(many.weight, one.weight) < 1e-6
 
 
 def test_groups_and_chunks_of_tokens():
     """More than one group in a chunk, the last one short, and more than one chunk."""
     p = problem([300, 260, 200, 130], vocab=300)
     _, expected = gradients(linear_preference_loss, in_float64(p), backend="eager")
-    with unittest.mock.patch("advgame.kernels.triton.CHUNK_TOKENS", 600):
-        _, actual = gradients(linear_preference_loss, p, backend="triton", filter_eps=0.0)
+    _, actual = gradients(linear_preference_loss, p, backend="triton", filter_eps=0.0, chunk_tokens=600)
     assert all(error(a, e) < 3e-5 for a, e in zip(actual, expected, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the card decides")
 def test_blocks_by_pointer_are_those_by_descriptor(dtype):
-    from advgame.kernels.triton import launch
-
     p = problem([40, 50], dtype=dtype)
-    _, by_descriptor = gradients(linear_preference_loss, p, backend="triton")
-    with unittest.mock.patch.object(launch, "has_tma", lambda generation: False):
-        _, by_pointer = gradients(linear_preference_loss, p, backend="triton")
-    assert all(torch.equal(a, b) for a, b in zip(by_descriptor, by_pointer, strict=True))
+    by_descriptor, by_pointer = sums(p), sums(p)
+    accumulate(p, by_descriptor, AUTO_FILTER_EPS, descriptors=True)
+    accumulate(p, by_pointer, AUTO_FILTER_EPS, descriptors=False)
+    assert by_descriptor.weight.abs().sum() > 0
+    for name in ("hidden", "weight", "weight_rest"):
+        one, other = getattr(by_descriptor, name), getattr(by_pointer, name)
+        assert (one is None and other is None) or torch.equal(one, other), name
 
 
 def test_a_width_that_descriptors_cannot_address():
@@ -82,19 +98,16 @@ def test_picks_triton_for_cuda_tensors_only(monkeypatch):
 
 def test_bfloat16_sums_of_the_weights_gradient_lose_nothing_but_the_last_rounding():
     """12 groups of tokens are added to the same rows: rounded every time, they would be off by several times more."""
-    from advgame.kernels import triton as backend
-
     p = problem([256] * 24, hidden=16, vocab=20, dtype=torch.bfloat16)
-    options = {"backend": "triton", "filter_eps": 0.0, "loss": "ipo", "beta": 0.5}
 
-    def weight_gradient(sums) -> torch.Tensor:
-        with unittest.mock.patch.object(backend, "weight_sums", sums):
-            return gradients(linear_preference_loss, p, ["weight"], **options)[1][0].float()
+    def weight_gradient(weight: torch.Tensor, rest: torch.Tensor | None) -> torch.Tensor:
+        accumulate(p, Gradients(None, weight, rest, None), 0.0)
+        return weight.float()
 
-    exact = weight_gradient(lambda weight: (torch.zeros_like(weight, dtype=torch.float32), None))
-    rounded = weight_gradient(lambda weight: (torch.zeros_like(weight), None))
+    exact = weight_gradient(torch.zeros_like(p["weight"], dtype=torch.float32), None)
+    rounded = weight_gradient(torch.zeros_like(p["weight"]), None)
     once = 2**-7  # the interpreter cuts off where a GPU rounds
-    assert error(weight_gradient(backend.weight_sums), exact) < once < 2 * once < error(rounded, exact)
+    assert error(weight_gradient(*backend.weight_sums(p["weight"])), exact) < once < 2 * once < error(rounded, exact)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.25])
@@ -150,6 +163,6 @@ def test_every_kernel_compiles_without_spills(target, tmp_path):
 
 
 def test_float16_is_refused():
-    """Its gradients by the logits would underflow."""
+    """Its gradients with respect to the logits would underflow."""
     with pytest.raises(ValueError, match=r"backend='triton' takes float32 and bfloat16, got torch.float16"):
         linear_preference_loss(**problem([2, 2], dtype=torch.float16), backend="triton")
