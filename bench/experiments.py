@@ -7,7 +7,7 @@
 2. Pairwise against pointwise judging, by a judge whose scores carry an error shared by a call, and one of their own.
 3. Attacks that nobody saw in training, for all of them; and without a trained attacker, and without moving averages.
 
-Players are measured by the exact judge, on meanings and attacks that are held out. A run that is there is not repeated.
+Players are measured by the exact judge, on meanings and attacks that are held out. A finished run is not repeated.
 """
 
 import argparse
@@ -50,8 +50,8 @@ MEASURES = {
 }
 
 
-def play(job: tuple[str, int, Path]) -> dict:
-    """One run, on one core, and what came of it."""
+def play_arm(job: tuple[str, int, Path]) -> dict:
+    """One run, on one core, and how its players measure up."""
     arm, seed, folder = job
     result = folder / "result.json"
     if not result.exists():
@@ -77,19 +77,27 @@ def play(job: tuple[str, int, Path]) -> dict:
 
 def measure(attacker: str, defender: str) -> dict[str, float]:
     """A pair of players, against each other and against the first ones."""
-    from advgame.trainer.game.play import play
+    from advgame.trainer.base.clock import Clock
+    from advgame.trainer.game.play import Match, Rules, play
     from advgame.trainer.judges.arena import judge_arena
-    from advgame.trainer.measure.evaluation import evaluate, held_out_seeds, initial_attacks, measuring, rates
+    from advgame.trainer.measure.evaluation import evaluate, initial_attacks, measuring, rates, read_held_out
     from advgame.trainer.models.load import load_policy
     from advgame.trainer.prompts.templates import Prompts
+    from advgame.trainer.rollouts.generate import GenerateSampler
     from advgame.trainer.settings.load import load_config
 
-    config, prompts = load_config("arena", ["eval.limit=null"]), Prompts("arena")
-    last, first = load_policy(attacker), load_policy(config.attacker.model)
-    defended, undefended = load_policy(defender), load_policy(config.defender.model)
-    initial = initial_attacks(first, judge_arena, prompts, config)
-    record = evaluate(last, defended, initial, judge_arena, prompts, config)
-    games = play(held_out_seeds(config), "first", last, undefended, judge_arena, prompts, measuring(config))
+    config = load_config("arena", ["eval.limit=null"])
+    rules = Rules(Prompts("arena"), judge_arena, config.attacker, config.defender, config.judge)
+    held_out = read_held_out(config.eval)
+    last, first, defended, undefended = (
+        GenerateSampler(load_policy(source), source)
+        for source in (attacker, config.attacker.model, defender, config.defender.model)
+    )
+    draws = (config.seed, "evaluation")
+    initial = initial_attacks(first, rules, held_out, draws)
+    record = evaluate(Match(last, defended, rules), held_out, initial, draws, defended.policy)
+    against_first = Match(last, undefended, measuring(rules, held_out.greedy))
+    games = play(against_first, held_out.seeds, (config.seed, "first"), Clock())
     success = [
         rates(games, config.judge.success_score)["attack_success"],
         *(record[asked]["attack_success"] for asked in ("initial", "current", "written")),
@@ -126,7 +134,7 @@ def print_table(arms: dict, before: dict[str, float], seeds: int) -> None:
 
 
 def draw(arms: dict, before: dict[str, float], file: Path) -> None:
-    """Bars with error bars; the dashed line is where the first players stand."""
+    """Bars with error bars; the dashed line is the first players' value."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 7), layout="constrained")
@@ -142,7 +150,7 @@ def draw(arms: dict, before: dict[str, float], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", help=f"those whose names begin so, with commas between; of {'; '.join(ARMS)}")
+    parser.add_argument("--arms", help=f"beginnings of their names, with commas between; of {'; '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each arm")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time, each on one core")
     parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="the runs are kept there")
@@ -150,14 +158,14 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [arm for arm in ARMS if options.arms is None or arm.startswith(tuple(options.arms.split(",")))]
     os.environ |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    before = measure("arena-attacker", "arena-defender")  # also builds them, before several would
+    before = measure("arena-attacker", "arena-defender")  # also builds them, before several processes would
     jobs = [
         (arm, seed, options.runs / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}")
         for seed in range(options.seeds)
         for arm in chosen
     ]
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        runs = track(pool.imap_unordered(play, jobs), "playing", total=len(jobs), console=Console(stderr=True))
+        runs = track(pool.imap_unordered(play_arm, jobs), "playing", total=len(jobs), console=Console(stderr=True))
         results = sorted(runs, key=lambda result: (list(ARMS).index(result["arm"]), result["seed"]))
     arms = summary(results)
     options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ loss() {  # tokens, hidden, vocabulary
   part "loss-$3-$1" 80 $python bench/loss.py --device cuda --dtype bfloat16 --shape "$1,$2,$3" --json "$out/loss-$3-$1.json"
 }
 loss 8192 4096 131072  # what published kernels are compared on
-part kernels 60 $python bench/kernels.py --device cuda --dtype bfloat16 --shape 8192,4096,131072 --json "$out/kernels.json"
+part profile 60 $python bench/profile_loss.py --device cuda --dtype bfloat16 --shape 8192,4096,131072 --json "$out/profile.json"
 models() {  # tokens
   loss "$1" 3584 152064  # Qwen2.5-7B
   loss "$1" 4096 128256  # Llama-3.1-8B
@@ -46,6 +46,6 @@ models 32768
 echo "== summary"
 tail -n 3 "$out/tests.txt"
 cat "$out"/loss-*.txt | grep -E "[┃│━]|T="
-grep -E "[┃│━]|T=" "$out/kernels.txt"
+grep -E "[┃│━]|T=" "$out/profile.txt"
 grep -E "[┃│━]|tokens" "$out/step.txt"
 [ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}"; exit 1; }

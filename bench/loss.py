@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from data import LossInputs, mean_entropy, real_inputs, synthetic_inputs
-from measure import alternate, copy_bandwidth, peak_memory
 from rich.console import Console
 from rich.table import Table
+from support.data import LossInputs, mean_entropy, real_inputs, synthetic_inputs
+from support.measure import alternate, copy_bandwidth, peak_memory
 from torch import Tensor
 
 from advgame.kernels import linear_logprobs, linear_preference_loss

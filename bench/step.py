@@ -3,42 +3,40 @@
     python bench/step.py                          SmolLM2-135M, and a small model with a vocabulary of 152,064
     python bench/step.py --model smollm2-135m --repeat 9
 
-Attacker and defender take a step each: gradients, clipping, AdamW, moving average. Between the two stand the ideas of
-ours one at a time. Times are medians, taken in turns; memory is the peak above weights and optimiser.
+Attacker and defender take a step each: gradients, clipping, AdamW, moving average. From the published step to ours, one
+idea is added at a time. Times are medians, taken in turns; memory is the peak above weights and optimiser.
 """
 
 import argparse
 import copy
 import dataclasses
 import json
-import unittest.mock
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import transformers
-from measure import alternate, peak_memory
-from reference import BETA, padded, published_loss, published_metrics
 from rich.console import Console
 from rich.table import Table
-from rollouts import Case, large_vocabulary, qwen, smollm2
+from support.measure import alternate, peak_memory
+from support.reference import BETA, padded, published_loss, published_metrics
+from support.rollouts import Case, large_vocabulary, qwen, smollm2
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from advgame.kernels import linear_preference_loss
+from advgame.kernels import PreferenceOutput, linear_preference_loss
 from advgame.kernels.fused import release_buffers
-from advgame.trainer.game.pair import Pair
-from advgame.trainer.learn import collate
-from advgame.trainer.learn import step as trainer_learner
-from advgame.trainer.learn.collate import Group, pack, plan_packs
-from advgame.trainer.learn.forward import packed_attention, response_hidden
-from advgame.trainer.learn.step import Learner, accumulate, make_learner, update_ema
-from advgame.trainer.models.adapters import Player
+from advgame.trainer.learn.collate import Group, group_of, pack, plan_packs
+from advgame.trainer.learn.forward import Player, packed_attention, response_hidden
+from advgame.trainer.learn.loss import make_objective
+from advgame.trainer.learn.recompute import Recompute
+from advgame.trainer.learn.step import Learner, accumulate, follow, make_learner
 from advgame.trainer.models.head import head
-from advgame.trainer.models.policy import Policy
+from advgame.trainer.models.policy import PlayerPolicies, Policy
+from advgame.trainer.records import Pair
 from advgame.trainer.settings.schema import LossConfig, OptimizerConfig, PlayerConfig
 
 Backward = Callable[[Learner, list[Pair]], object]
@@ -50,7 +48,7 @@ class Result:
     name: str
     seconds: float
     extra_bytes: int
-    """At the peak, above weights and optimiser; the gradients are in it."""
+    """At the peak, above weights and optimiser; gradients included."""
     tokens: int
     """Forwarded through the transformer, padding and reference included."""
     flops: float
@@ -61,30 +59,28 @@ class Result:
 
 def published(learner: Learner, pairs: list[Pair]) -> None:
     without_metrics(learner, pairs)
-    published_metrics(learner.player.ema.model, pairs)  # of another model, which costs the same
+    published_metrics(learner.policies.ema.model, pairs)  # of another model there, which costs the same
 
 
 def without_metrics(learner: Learner, pairs: list[Pair]) -> None:
-    published_loss(learner.player.policy.model, learner.player.ema.model, pairs).backward()
+    published_loss(learner.policies.policy.model, learner.policies.ema.model, pairs).backward()
 
 
 def padded_step(backend: str | None) -> Backward:
-    """Padded, chosen and rejected apart, but nothing except response tokens reaches the LM head."""
+    """Padded, chosen and rejected apart, but only response tokens reach the LM head."""
 
     def backward(learner: Learner, pairs: list[Pair]) -> None:
         with torch.no_grad():
-            zeros = torch.zeros(2 * len(pairs), device=learner.player.ema.model.device)
-            reference_logps = loss(learner.player.ema.model, pairs, zeros).sequence_logps
-        loss(learner.player.policy.model, pairs, reference_logps).loss.backward()
+            zeros = torch.zeros(2 * len(pairs), device=learner.policies.ema.model.device)
+            reference_logps = loss(learner.policies.ema.model, pairs, zeros).sequence_logps
+        loss(learner.policies.policy.model, pairs, reference_logps).loss.backward()
 
-    def loss(model: PreTrainedModel, pairs: list[Pair], reference_logps: Tensor):
+    def loss(model: PreTrainedModel, pairs: list[Pair], reference_logps: Tensor) -> PreferenceOutput:
         sides = []
-        for responses in ([pair.chosen.token_ids for pair in pairs], [pair.rejected_ids for pair in pairs]):
-            ids, attention_mask, mask = padded(
-                list(zip([pair.prompt_ids for pair in pairs], responses, strict=True)), model.device
-            )
+        for rollouts in ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs]):
+            ids, attention_mask, mask = padded(rollouts, model.device)
             states = model.base_model(input_ids=ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-            sides.append(states[:, :-1][mask.bool()].split([len(response) for response in responses]))
+            sides.append(states[:, :-1][mask.bool()].split([len(rollout.token_ids) for rollout in rollouts]))
         hidden = torch.cat([states for pair in zip(*sides, strict=True) for states in pair])
         return fused_loss(hidden, model, pairs, reference_logps, backend)
 
@@ -92,40 +88,26 @@ def padded_step(backend: str | None) -> Backward:
 
 
 def packed_step(learner: Learner, pairs: list[Pair]) -> None:
-    """In packs, without padding, but each sequence with a prompt of its own."""
-    policy, ema = learner.player.policy.model, learner.player.ema.model
-    groups = [[Group(p.prompt_ids, [ids]) for ids in (p.chosen.token_ids, p.rejected_ids)] for p in pairs]
-    whole = [Group(2 * p.prompt_ids, [p.chosen.token_ids, p.rejected_ids]) for p in pairs]  # as long as both
+    """In packs, without padding, but each sequence has a prompt of its own."""
+    policy, ema = learner.policies.policy.model, learner.policies.ema.model
+    alone = [[Group(rollout.prompt_ids, [rollout.token_ids]) for rollout in pair.rollouts] for pair in pairs]
+    whole = [Group(2 * group.prompt, group.completions) for group in map(group_of, pairs)]  # as long as both
     budget = max(learner.config.optimizer.tokens_per_pack, *(group.tokens for group in whole))
-    with nothing_shared():
-        for indices in plan_packs(whole, budget):
-            batch = pack([group for i in indices for group in groups[i]], policy.device)
-            part = [pairs[i] for i in indices]
-            with packed_attention(ema), torch.no_grad():
-                hidden, zeros = response_hidden(ema, batch), torch.zeros(2 * len(part), device=ema.device)
-                reference_logps = fused_loss(hidden, ema, part, zeros, None).sequence_logps
-            with packed_attention(policy):
-                loss = fused_loss(response_hidden(policy, batch), policy, part, reference_logps, None).loss
-                (loss * (len(part) / len(pairs))).backward()
+    for indices in plan_packs(whole, budget, share_prefixes=False):
+        batch = pack([group for i in indices for group in alone[i]], policy.device, share_prefixes=False)
+        part = [pairs[i] for i in indices]
+        with packed_attention(ema), torch.no_grad():
+            hidden, zeros = response_hidden(ema, batch), torch.zeros(2 * len(part), device=ema.device)
+            reference_logps = fused_loss(hidden, ema, part, zeros, None).sequence_logps
+        with packed_attention(policy):
+            loss = fused_loss(response_hidden(policy, batch), policy, part, reference_logps, None).loss
+            (loss * (len(part) / len(pairs))).backward()
 
 
-@contextmanager
-def nothing_shared() -> Iterator[None]:
-    """Prompts that begin alike stand in a pack as often as there are of them."""
-    alone = lambda prompts: [packing.Family(0, [i]) for i in range(len(prompts))]  # noqa: E731
-    with unittest.mock.patch.object(packing, "families", alone):
-        yield
-
-
-@contextmanager
-def everything_kept() -> Iterator[None]:
-    """Backward passes find all activations where the forward pass left them."""
-    with unittest.mock.patch.object(trainer_learner, "recomputing", lambda *_: nullcontext()):
-        yield
-
-
-def fused_loss(hidden: Tensor, model: PreTrainedModel, pairs: list[Pair], reference_logps: Tensor, backend: str | None):
-    responses = [ids for pair in pairs for ids in (pair.chosen.token_ids, pair.rejected_ids)]
+def fused_loss(
+    hidden: Tensor, model: PreTrainedModel, pairs: list[Pair], reference_logps: Tensor, backend: str | None
+) -> PreferenceOutput:
+    responses = [rollout.token_ids for pair in pairs for rollout in pair.rollouts]
     targets = torch.tensor([token for ids in responses for token in ids], device=hidden.device)
     cu_seqlens = torch.tensor([0, *(len(ids) for ids in responses)]).cumsum(0).int().to(hidden.device)
     return linear_preference_loss(
@@ -135,16 +117,19 @@ def fused_loss(hidden: Tensor, model: PreTrainedModel, pairs: list[Pair], refere
     )  # fmt: skip
 
 
-def trainers(reference: str, *without, filter_eps: float = LossConfig().filter_eps) -> Backward:
-    """What the trainer does, `without` some of its ideas."""
+def trainers(
+    reference: str,
+    share_prefixes: bool = True,
+    recompute: Recompute = "cheap",
+    filter_eps: float = LossConfig().filter_eps,
+) -> Backward:
+    """What the trainer does, with these ideas on or off."""
 
     def backward(learner: Learner, pairs: list[Pair]) -> None:
-        config = copy.deepcopy(learner.config)
-        config.reference, config.loss.filter_eps = reference, filter_eps
-        with ExitStack() as stack:
-            for idea in without:
-                stack.enter_context(idea())
-            accumulate(dataclasses.replace(learner, config=config), pairs)
+        loss = dataclasses.replace(learner.config.loss, filter_eps=filter_eps)
+        config = dataclasses.replace(learner.config, reference=reference, loss=loss)
+        player = Player(learner.policies.policy, make_objective(loss))
+        accumulate(dataclasses.replace(learner, player=player, config=config), pairs, share_prefixes, recompute)
 
     return backward
 
@@ -155,9 +140,9 @@ LADDER: dict[str, Backward] = {
     "+ response tokens only": padded_step("eager"),
     "+ fused, compacted loss": padded_step(None),
     "+ packing": packed_step,
-    "+ shared prompts": trainers("recompute", nothing_shared, everything_kept),
-    "+ shared instructions": trainers("recompute", everything_kept),
-    "+ rollout reference": trainers("rollout", everything_kept),
+    "+ shared prompts": trainers("recompute", share_prefixes=False, recompute="none"),
+    "+ shared instructions": trainers("recompute", recompute="none"),
+    "+ rollout reference": trainers("rollout", recompute="none"),
     "+ norms, gates recomputed: ours": trainers("rollout"),
     "ours, exact": trainers("recompute", filter_eps=0.0),
 }
@@ -179,8 +164,8 @@ def bench(case: Case, budget: int, repeat: int) -> dict:
         with counted(players) as count:
             for learner, pairs in players:
                 backward(learner, pairs)
-                gradients += [parameter.grad for parameter in learner.player.policy.model.parameters()]
-                learner.optimizer.zero_grad(set_to_none=True)
+                gradients += [parameter.grad for parameter in learner.policies.policy.model.parameters()]
+                learner.player.zero_grad()
         distance = sum((a - e).square().sum().item() for a, e in zip(gradients, expected, strict=True)) ** 0.5
         del gradients
         release_buffers()
@@ -190,7 +175,7 @@ def bench(case: Case, budget: int, repeat: int) -> dict:
     timed = {name: lambda backward=backward: steps(players, backward) for name, backward in LADDER.items()}
     for result, seconds in zip(results, alternate(timed, repeat, warm_up=False).values(), strict=True):
         result.seconds = seconds
-    sampled = [len(ids) for _, pairs in players for pair in pairs for ids in (pair.chosen.token_ids, pair.rejected_ids)]
+    sampled = [len(rollout.token_ids) for _, pairs in players for pair in pairs for rollout in pair.rollouts]
     return {
         "case": case.name,
         "response_tokens": sum(sampled),
@@ -211,20 +196,20 @@ def make_player(name: str, policy: Policy, budget: int) -> Learner:
             noise = torch.randn(parameter.shape, generator=generator, device=parameter.device)
             parameter.add_(1e-3 * parameter.std(correction=0) * noise)
     average.model.requires_grad_(False)
-    return make_learner(name, Player(trained, average), config)
+    return make_learner(name, PlayerPolicies(trained, average), config)
 
 
 @contextmanager
 def counted(players: list[tuple[Learner, list[Pair]]]) -> Iterator[Callable[[], tuple[int, float]]]:
-    """Counts, while it lasts, (tokens through the transformers, FLOPs)."""
+    """Counts what happens inside: (tokens through the transformers, FLOPs)."""
     tokens = 0
 
-    def count(module, args, kwargs) -> None:
+    def count(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
         nonlocal tokens
         ids = kwargs.get("input_ids")
         tokens += (kwargs["inputs_embeds"][..., 0] if ids is None else ids).numel()
 
-    policies = [policy for learner, _ in players for policy in (learner.player.policy, learner.player.ema)]
+    policies = [policy for learner, _ in players for policy in (learner.policies.policy, learner.policies.ema)]
     hooks = [policy.model.base_model.register_forward_pre_hook(count, with_kwargs=True) for policy in policies]
     with FlopCounterMode(display=False, custom_mapping=HEAD_FLOPS) as counter:
         yield lambda: (tokens, counter.get_total_flops())
@@ -248,7 +233,7 @@ def exact_gradients(players: list[tuple[Learner, list[Pair]]]) -> list[Tensor]:
     """The published step's, in float64, pair by pair; on CUDA, where that is slow and large, in float32."""
     gradients = []
     for learner, pairs in players:
-        models = [copy.deepcopy(policy.model) for policy in (learner.player.policy, learner.player.ema)]
+        models = [copy.deepcopy(policy.model) for policy in (learner.policies.policy, learner.policies.ema)]
         with torch.autocast("cuda", enabled=False):
             policy, reference = (model if model.device.type == "cuda" else model.double() for model in models)
             for pair in pairs:
@@ -263,13 +248,10 @@ def steps(players: list[tuple[Learner, list[Pair]]], backward: Backward) -> None
 
 
 def step(learner: Learner, pairs: list[Pair], backward: Backward) -> None:
-    """As learner.learn takes it; the learning rate is 0 and the average keeps still: all steps are alike."""
-    learner.optimizer.zero_grad(set_to_none=True)
+    """As `learn` takes it; the learning rate is 0 and the average keeps still, so that all steps are alike."""
     backward(learner, pairs)
-    torch.nn.utils.clip_grad_norm_(learner.player.policy.model.parameters(), 1.0)
-    learner.optimizer.step()
-    learner.optimizer.zero_grad(set_to_none=True)
-    update_ema(learner)
+    learner.engine.step(lr=0.0)
+    follow(learner)
 
 
 def print_table(report: dict) -> None:
@@ -294,7 +276,7 @@ def print_table(report: dict) -> None:
 
 
 def draw(reports: list[dict], file: Path) -> None:
-    """Two waterfalls a case: what each idea takes off the step's time and off its memory."""
+    """Two waterfalls for each case: what each idea takes off the step's time and off its memory."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.8 * len(reports)), layout="constrained")

@@ -1,7 +1,7 @@
 """Log-prob of each target token, from hidden states and the LM head."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -13,6 +13,38 @@ from advgame.kernels.fused import Workspace, differentiate_chunks, measure_chunk
 from advgame.kernels.gradients import traced_gradients
 from advgame.kernels.operators import flatten, nest, operator, save_inputs, saved_inputs
 from advgame.kernels.options import OpOptions, Wanted, resolve_options
+
+
+@overload
+def linear_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    logit_softcap: float | None = None,
+    temperature: float = 1.0,
+    return_entropy: Literal[False] = False,
+    filter_eps: float | str = "auto",
+    chunk_tokens: int | None = None,
+    backend: str | None = None,
+) -> Tensor: ...
+
+
+@overload
+def linear_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    logit_softcap: float | None = None,
+    temperature: float = 1.0,
+    return_entropy: Literal[True],
+    filter_eps: float | str = "auto",
+    chunk_tokens: int | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...
 
 
 def linear_logprobs(

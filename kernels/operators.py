@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import CustomOpDef
+from torch.library import CustomOpDef  # type: ignore[attr-defined]  # missing from its __all__
 
 
 def operator(name: str, compute: Callable[..., Any], shapes: Callable[..., Any]) -> CustomOpDef:

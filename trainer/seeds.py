@@ -31,7 +31,7 @@ def read_seeds(files: list[str], setting: str = "seeds.files") -> list[Seed]:
 
 
 def read_attacks(files: list[str], setting: str) -> list[tuple[Seed, str]]:
-    """Attacks from files, as (seed, text). A line's `prompt` is the attack; its `seed`, or else the attack, the query."""
+    """Attacks from files, as (seed, attack): `prompt` is the attack and `seed` its query, by default the attack."""
     lines = read_seeds(files, setting)
     return [(Seed(line.fields.get("seed", line.query), line.category, line.fields), line.query) for line in lines]
 

@@ -26,11 +26,6 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def is_first() -> bool:
-    """True in the process that talks to the user; may be called before `start`."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 

@@ -7,6 +7,7 @@ if they can be read. They count all that the processors do, for this run or not.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -79,7 +80,7 @@ def _read_rapl(powercap: Path) -> list[tuple[float, float]] | None:
     return readings or None
 
 
-def _nvml():
+def _nvml() -> Any:
     """NVML's handle of this process's GPU, or None."""
     if not torch.cuda.is_available():
         return None
@@ -92,7 +93,7 @@ def _nvml():
         return None
 
 
-def _read_nvml(handle) -> list[tuple[float, float]] | None:
+def _read_nvml(handle: Any) -> list[tuple[float, float]] | None:
     if handle is None:
         return None
     import pynvml

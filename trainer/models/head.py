@@ -33,7 +33,7 @@ def check_head(model: PreTrainedModel, source: str) -> None:
     logits = model(input_ids=ids).logits[0, :-1].float()
     expected = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
     hidden = model.base_model(input_ids=ids).last_hidden_state[0, :-1]
-    actual: Tensor = linear_logprobs(hidden, targets=ids[0, 1:], **head(model))
+    actual = linear_logprobs(hidden, targets=ids[0, 1:], **head(model))
     if not torch.allclose(actual, expected, rtol=1e-3, atol=1e-2 if model.dtype != torch.float32 else 1e-3):
         raise ConfigError(
             f"model {source}: {type(model).__name__} changes its logits behind the LM head in a way that is not "

@@ -2,9 +2,13 @@
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from advgame.trainer.base.files import replacing
 from advgame.trainer.report.labels import DIVERSITY, RATES, SHOWN
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Panel = tuple[str, tuple[tuple[str, str, str], ...]]
 """A title, and a curve for each (section of the record, key, label)."""
@@ -91,7 +95,7 @@ def draw_matrices(matrices: dict[str, list[list[float | None]]], steps: list[int
     return True
 
 
-def _curve(axes, points: list[tuple[int, float]], label: str) -> None:
+def _curve(axes: "Axes", points: list[tuple[int, float]], label: str) -> None:
     """A long one is noisy: it is drawn faintly, and over it its moving average, over a twentieth of its length."""
     steps, values = ([point[i] for point in points] for i in (0, 1))
     if len(values) <= SMOOTH_FROM:

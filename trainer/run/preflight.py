@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from advgame.kernels import activate_flash_attention
+from advgame.trainer.base import collectives
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.files import make_folder
 from advgame.trainer.game.play import Rules
@@ -31,6 +33,8 @@ class Plan:
     seeds: list[Seed]
     held_out: HeldOut | None
     """What the players are measured on; None without evaluations."""
+    device: str
+    """Where the models run, and by which attention."""
 
     @property
     def saved(self) -> Path | None:
@@ -52,7 +56,7 @@ def preflight(config: Config) -> Plan:
         check_seeds(seeds)
     Prompts(config.templates)
     check_models(config, resumed)
-    return Plan(run, resumed, seeds, held_out)
+    return Plan(run, resumed, seeds, held_out, choose_device(config.attention))
 
 
 def check_evaluations(run: Path) -> None:
@@ -72,6 +76,15 @@ def check_models(config: Config, resumed: int) -> None:
             check_model(player.model, f"{name}.model")
     if config.judge.kind == "model":
         check_model(str(config.judge.model), "judge.model")
+
+
+def choose_device(attention: str) -> str:
+    """Activates the attention of the setting, and names it with the device. Raises ConfigError if it cannot run."""
+    try:
+        chosen, device = activate_flash_attention(attention), collectives.device()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return f"{device}, attention {chosen}" if device.type == "cuda" else str(device)
 
 
 def make_rules(config: Config) -> Rules:

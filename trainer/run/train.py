@@ -42,6 +42,7 @@ def train(config: Config) -> None:
     plan, clock, first = preflight(config), Clock(), collectives.rank() == 0
     with Progress(str(plan.run), plan.resumed, config.steps, first, clock) as progress:
         if plan.resumed < config.steps:
+            progress.console.print(Text(f"device {plan.device}"))
             loop(plan, config, clock, progress)
         else:
             progress.console.print(Text(finished(plan.run, config.steps)), soft_wrap=True)

@@ -6,16 +6,18 @@ import json
 from dataclasses import dataclass
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from advgame.trainer.game.pair import Pair
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.models.sources import cache_folder
-from advgame.trainer.prompts.chat import chat_ids
 from advgame.trainer.prompts.templates import Prompts
-from advgame.trainer.records import Rollout
-from advgame.trainer.rollouts.generate import Prompt, sample
+from advgame.trainer.records import Pair, Rollout
+from advgame.trainer.rollouts.base import Request
+from advgame.trainer.rollouts.generate import GenerateSampler
 from advgame.trainer.seeds import deal, read_seeds
 from advgame.trainer.settings.schema import SamplingConfig
 
@@ -31,7 +33,7 @@ class Case:
 
 
 class Endless(Policy):
-    """Goes on behind its end tokens, so that samples are as long as the bench wants them."""
+    """Knows no end tokens, so that its samples are as long as the bench wants them."""
 
     @property
     def stop_ids(self) -> list[int]:
@@ -44,7 +46,7 @@ def smollm2(pairs: int) -> Case:
 
 def large_vocabulary(pairs: int) -> Case:
     """30M parameters, nearly all of them around a vocabulary of 152,064: random, but its logits spread like
-    those of a trained model (about 3 nats a token). Embedding and head are apart: tied, a random one repeats itself."""
+    those of a trained model (about 3 nats a token). Embedding and head are not tied, or it would repeat itself."""
     state = torch.random.get_rng_state()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -65,11 +67,11 @@ QWEN = {  # name: hidden size, layers, heads, key heads, intermediate size
     "7B": (3584, 28, 28, 4, 18944),
 }
 BYTES_PER_PARAMETER = 2 * (4 + 4 + 8 + 4)
-"""Of two players: weights, moving average, AdamW and gradient."""
+"""For two players: weights, moving average, AdamW and gradient."""
 
 
 def qwen(pairs: int) -> Case:
-    """A random model of Qwen2.5's shape, the largest that two players of leave 40% of the card free; random prompts."""
+    """A random model of Qwen2.5's shape, so large that two players leave 40% of the card free; random prompts."""
     card = torch.cuda.get_device_properties(0).total_memory
     name = None
     for size, (hidden, layers, heads, key_heads, intermediate) in QWEN.items():
@@ -85,15 +87,30 @@ def qwen(pairs: int) -> Case:
         model = Qwen2ForCausalLM(chosen).eval()
     with torch.no_grad():
         model.get_output_embeddings().weight.normal_(std=4.2 / chosen.hidden_size**0.5)  # as above
-    policy = Endless(model, load_policy("tiny").tokenizer)
+    policy = Endless(model, numbers(150000))
     generator = torch.Generator().manual_seed(0)
-    tokens = lambda count: torch.randint(150000, (count,), generator=generator).tolist()  # noqa: E731
-    instructions, opening = [tokens(230), tokens(230)], tokens(20)  # harmful and benign; the chat template's
-    inputs = {
-        "attacker": [instructions[i % 2] + tokens(20) for i in range(pairs)],
-        "defender": [opening + tokens(60) for _ in range(pairs)],
-    }
-    return Case(f"Qwen2.5-{name} shape", policy, *(_pairs(policy, inputs[player], 250, player) for player in inputs))
+
+    def text(tokens: int) -> str:
+        return " ".join(map(str, torch.randint(150000, (tokens,), generator=generator).tolist()))
+
+    instructions, opening = [text(230), text(230)], text(20)  # harmful and benign; the chat template's
+    attacker = [f"{instructions[i % 2]} {text(20)}" for i in range(pairs)]
+    defender = [f"{opening} {text(60)}" for _ in range(pairs)]
+    return Case(
+        f"Qwen2.5-{name} shape",
+        policy,
+        _pairs(policy, attacker, 250, "attacker"),
+        _pairs(policy, defender, 250, "defender"),
+    )
+
+
+def numbers(tokens: int) -> PreTrainedTokenizerFast:
+    """A tokenizer whose words are the numbers of their tokens."""
+    core = Tokenizer(WordLevel({str(i): i for i in range(tokens)} | {"<end>": tokens}))
+    core.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", pad_token="<end>")
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    return tokenizer
 
 
 def _case(pairs: int, name: str, policy: Policy) -> Case:
@@ -103,35 +120,35 @@ def _case(pairs: int, name: str, policy: Policy) -> Case:
     """
     prompts = Prompts()
     seeds = deal(read_seeds(["harmful.jsonl"]), 0, pairs, seed=0)
-    texts = [prompts.attacker(seed.category, "think_prompt", seed.prompt) for seed in seeds]
+    texts = [prompts.attacker(seed.category, "think_prompt", seed.query) for seed in seeds]
     version = hashlib.sha256(repr([policy.model.config.vocab_size, *texts]).encode()).hexdigest()[:12]
-    file = cache_folder() / f"bench-pairs-{version}.json"
+    file = cache_folder() / f"bench-pairs-2-{version}.json"
     if not file.exists():
         sampled = _sample(policy, prompts, texts)
         file.write_text(json.dumps([[dataclasses.asdict(pair) for pair in part] for part in sampled]))
     attacker, defender = (
-        [Pair(**pair | {key: Rollout(**pair[key]) for key in ("chosen", "rejected")}) for pair in part]
+        [Pair(Rollout(**pair["chosen"]), Rollout(**pair["rejected"])) for pair in part]
         for part in json.loads(file.read_text())
     )
     return Case(name, policy, attacker, defender)
 
 
 def _sample(policy: Policy, prompts: Prompts, texts: list[str]) -> tuple[list[Pair], list[Pair]]:
-    attacker = _pairs(policy, [chat_ids(policy.tokenizer, text) for text in texts], 200, "attacker")
-    rewrites = [rollout.token_ids[:90] for pair in attacker for rollout in (pair.chosen, pair.rejected)]
-    inputs = [prompts.defender("any", "", policy.tokenizer.decode(ids)) for ids in rewrites[: len(texts)]]
-    return attacker, _pairs(policy, [chat_ids(policy.tokenizer, text) for text in inputs], 250, "defender")
+    attacker = _pairs(policy, texts, 200, "attacker")
+    rewrites = [rollout.token_ids[:90] for pair in attacker for rollout in pair.rollouts]
+    shown = [prompts.defender("any", "", policy.tokenizer.decode(ids)) for ids in rewrites[: len(texts)]]
+    return attacker, _pairs(policy, shown, 250, "defender")
 
 
-def _pairs(policy: Policy, inputs: list[list[int]], longest: int, player: str) -> list[Pair]:
-    """Two samples of each input, cut to unequal lengths from 60 tokens up."""
-    config = SamplingConfig(temperature=0.6, top_p=0.9, max_new_tokens=longest)
-    requests = [Prompt(ids, (0, 0, b, player, k)) for b, ids in enumerate(inputs) for k in range(2)]
-    rollouts = sample(policy, requests, config)
+def _pairs(policy: Policy, texts: list[str], longest: int, player: str) -> list[Pair]:
+    """Two samples for each text, cut to unequal lengths from 60 tokens up."""
+    sampling = SamplingConfig(temperature=0.6, top_p=0.9, max_new_tokens=longest)
+    requests = [Request(text, (0, 0, b, player, k)) for b, text in enumerate(texts) for k in range(2)]
+    rollouts = GenerateSampler(policy, player).sample(requests, sampling)
     cut = []
     for i, rollout in enumerate(rollouts):
         length = 60 + (i * 83) % (longest - 59)
         ids, logprobs = rollout.token_ids[:length], rollout.logprobs[:length]
-        cut.append(Rollout(ids, logprobs, policy.tokenizer.decode(ids), True))
-    pairs = zip(inputs, cut[0::2], cut[1::2], strict=True)
-    return [Pair(ids, one, other, len(other.token_ids), 1.0) for ids, one, other in pairs]
+        text = policy.tokenizer.decode(ids)
+        cut.append(dataclasses.replace(rollout, token_ids=ids, logprobs=logprobs, text=text, finished=True))
+    return [Pair(*pair) for pair in zip(cut[0::2], cut[1::2], strict=True)]

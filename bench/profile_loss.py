@@ -1,7 +1,7 @@
-"""Where the time of the fused loss goes: its kernels one by one, beside bare products of the same shape.
+"""Where the time of the fused loss goes: kernel by kernel, beside bare products of the same shape.
 
-    python bench/kernels.py                                         on a CPU, operator by operator
-    python bench/kernels.py --shape 8192,4096,131072 --device cuda --dtype bfloat16
+    python bench/profile_loss.py                                    on a CPU, operator by operator
+    python bench/profile_loss.py --shape 8192,4096,131072 --device cuda --dtype bfloat16
 
 The policy's loss and gradients only, after a warm-up. "busy" is the sum of the kernels; beyond it a GPU waits for the
 host. The bare products make a chunk's logits by cuBLAS: what a forward kernel of ours has to beat, the float32 one with
@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from data import LossInputs, synthetic_inputs
 from loss import gradients, ours, place
-from measure import alternate, synchronize
 from rich.console import Console
 from rich.table import Table
+from support.data import LossInputs, synthetic_inputs
+from support.measure import alternate, synchronize
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="steps")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--json", type=Path, default=Path("runs/bench/kernels.json"))
+    parser.add_argument("--json", type=Path, default=Path("runs/bench/profile.json"))
     options = parser.parse_args()
     options.json.parent.mkdir(parents=True, exist_ok=True)
     inputs = synthetic_inputs(*(int(number) for number in options.shape.split(",")), options.device)

@@ -24,7 +24,7 @@ class LossInputs:
 
 def real_inputs() -> LossInputs:
     """30 responses of unequal length to the shipped seeds, sampled at temperature 0.6 and top-p 0.9."""
-    from advgame.trainer.models.load import cache_folder  # synthetic inputs do without the trainer's dependencies
+    from advgame.trainer.models.sources import cache_folder  # synthetic inputs do without the trainer's dependencies
 
     file = cache_folder() / "bench-hidden.safetensors"
     if not file.exists():
@@ -59,21 +59,22 @@ def mean_entropy(inputs: LossInputs) -> float:
 def _sample_hidden() -> dict[str, Tensor]:
     from advgame.trainer.models.head import head
     from advgame.trainer.models.load import load_policy
-    from advgame.trainer.prompts.chat import chat_ids
-    from advgame.trainer.rollouts.generate import Prompt, sample
+    from advgame.trainer.rollouts.base import Request
+    from advgame.trainer.rollouts.generate import GenerateSampler
     from advgame.trainer.seeds import deal, read_seeds
     from advgame.trainer.settings.schema import SamplingConfig
 
     policy = load_policy("smollm2-135m")
     seeds = deal(read_seeds(["harmful.jsonl", "benign.jsonl"]), 0, SEQUENCES, seed=0)
-    prompts = [Prompt(chat_ids(policy.tokenizer, s.prompt), ("bench", i)) for i, s in enumerate(seeds)]
-    rollouts = sample(policy, prompts, SamplingConfig(temperature=0.6, top_p=0.9, max_new_tokens=120))
+    requests = [Request(seed.query, ("bench", i)) for i, seed in enumerate(seeds)]
+    sampling = SamplingConfig(temperature=0.6, top_p=0.9, max_new_tokens=120)
+    rollouts = GenerateSampler(policy, "smollm2-135m").sample(requests, sampling)
     states, targets, lengths = [], [], []
-    for i, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True)):
+    for i, rollout in enumerate(rollouts):
         response = rollout.token_ids[: 24 + (i * 37) % 97]  # cut to unequal lengths
-        ids = torch.tensor([prompt.token_ids + response], device=policy.model.device)
+        ids = torch.tensor([rollout.prompt_ids + response], device=policy.model.device)
         with torch.no_grad():
-            states.append(policy.model.base_model(ids).last_hidden_state[0, len(prompt.token_ids) - 1 : -1].cpu())
+            states.append(policy.model.base_model(ids).last_hidden_state[0, len(rollout.prompt_ids) - 1 : -1].cpu())
         targets += response
         lengths.append(len(response))
     weight = head(policy.model)["weight"].detach().cpu().clone()
