@@ -167,9 +167,9 @@ class Attack:
     parsed: Parsed | None
     """None if the sample is incomplete or not in the attacker's format. [attack]"""
     verdict: Verdict = Verdict.UNCHECKED
-    """[check]"""
+    """Of the faithfulness judge. [check]"""
     responses: tuple[Response, ...] = ()
-    """[defend; scores and rewards: grade]"""
+    """[defend; their scores and rewards: grade]"""
     judged: bool = False
     """True once the judge was asked for a score. [grade]"""
     score: float | None = None
@@ -210,7 +210,7 @@ class Game:
 
     @property
     def shown(self) -> tuple[Attack, ...]:
-        """The attacks, and the plain seed if it is replayed: whatever the defender may answer."""
+        """All that the defender may be shown: the attacks, and the plain seed if it is replayed."""
         return self.attacks if self.plain is None else (*self.attacks, self.plain)
 
 

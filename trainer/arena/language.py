@@ -100,7 +100,7 @@ class Wrapping:
     core: str = PLAIN_CORE
     suffixes: tuple[str, ...] = ()
     forms: tuple[int, int] = (0, 0)
-    """Of verb and object: plain, synonym or slang; the code has but one."""
+    """Of verb and object: plain, synonym or slang; the code has only one."""
 
 
 MEANINGS = [Meaning(*places) for places in itertools.product(range(8), range(8), range(4))]
@@ -119,7 +119,7 @@ def render(meaning: Meaning, wrapping: Wrapping | None = None) -> str:
 
 
 def parse(text: str) -> tuple[Meaning, Wrapping] | None:
-    """What `render` made the words from, or None when no prompt of the language has exactly these words."""
+    """What `render` made the words from; None if no prompt of the language has exactly these words."""
     match = _PROMPT.fullmatch(" ".join(text.split()))
     if match is None or match["core"] not in _readings():
         return None
@@ -137,12 +137,12 @@ def heaviness(wrapping: Wrapping) -> int:
 
 
 def is_held_out(wrapping: Wrapping) -> bool:
-    """Whether any part is."""
+    """Whether any part is held out."""
     return "held out" in _kinds(wrapping)
 
 
 def random_wrapping(rng: random.Random, heavy: float = 0.0, held_out: float = 0.0, slang: float = 0.0) -> Wrapping:
-    """Every part is heavy or held out with these probabilities, else light; verb and object are slang with the last."""
+    """Parts are heavy or held out with these probabilities, else light; verb and object are slang with the last one."""
 
     def pick(parts: dict[str, str]) -> str:
         (kind,) = rng.choices(KINDS, (1 - heavy - held_out, heavy, held_out))

@@ -8,7 +8,7 @@ from enum import Enum
 
 
 class Stage(str, Enum):
-    """What a run can be doing, as it is shown and reported."""
+    """What a run is doing, in the words in which it is shown and reported."""
 
     LOAD = "loading models"
     ATTACK = "attacker writes"
@@ -41,11 +41,11 @@ class Clock:
 
     @property
     def now(self) -> tuple[str, float] | None:
-        """The stage that is under way, and its seconds so far."""
+        """The current stage and its seconds so far; None between stages."""
         return (self._stage.value, time.perf_counter() - self._began) if self._stage else None
 
     def seconds(self, *stages: Stage) -> float:
-        """Of these stages together, since the last `take`."""
+        """Seconds of these stages together since the last `take`."""
         return sum((self._seconds.get(stage, 0.0) for stage in stages), start=0.0)
 
     def take(self) -> dict:

@@ -62,7 +62,7 @@ def gather(share: list[T]) -> list[T]:
 
 
 def largest(number: int) -> int:
-    """The largest of the processes' numbers."""
+    """The largest number of any process."""
     return max(gather([number]))
 
 

@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend."""
+"""The error for mistakes that users can fix."""
 
 
 class ConfigError(ValueError):

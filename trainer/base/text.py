@@ -9,7 +9,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: object) -> str:
-    """The text with every run of white space as one space."""
+    """The text with all white space collapsed to single spaces."""
     return " ".join(str(text).split())
 
 

@@ -18,13 +18,13 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
 
 
 def check_gate(limit: float | None, seeds: Sequence[Seed], source: str) -> None:
-    """Raises ConfigError if the limit is no share, or the seeds, which `source` names, cannot be attacked."""
+    """Raises ConfigError if the limit is not a share, or if `source`, which has the seeds, has no harmful ones."""
     if limit is None:
         return
     if not 0 <= limit <= 1:
         raise ConfigError(f"--max-attack-success {limit:g}: must be between 0 and 1")
     if not any(seed.category == "harmful" for seed in seeds):
-        raise ConfigError(f"--max-attack-success {limit:g}: {source} has no harmful seeds; name a file with some")
+        raise ConfigError(f"--max-attack-success {limit:g}: {source} has no harmful seeds; name a file that has some")
 
 
 def exit_code(limit: float | None, judged: bool, rates: Sequence[float | None]) -> int:

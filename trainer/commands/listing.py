@@ -22,7 +22,7 @@ def print_settings(console: Console) -> None:
 
 
 def _settings(kind: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    """(name, type, default, meaning) of every field; a section is a row without a type."""
+    """(name, type, default, meaning) of every field; a section has no type."""
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         hint, name, doc = hints[field.name], prefix + field.name, field.metadata["doc"]

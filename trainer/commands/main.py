@@ -18,7 +18,7 @@ SETTING = re.compile(r"[a-z_]+(\.\w+)*=.*", re.DOTALL)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command and returns its exit code. Exits if the arguments are of no command."""
+    """Runs a command and returns its exit code; exits if the arguments are wrong."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.formatwarning = lambda message, *_: f"warning: {printable(str(message))}\n"  # not the place in the code
@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Settings may be anywhere: argparse would refuse them behind an option, or take them for one of its values."""
+    """Settings may be anywhere; argparse would refuse them after an option, or take them for its values."""
     options = make_parser().parse_args([argument for argument in arguments if not SETTING.fullmatch(argument)])
     options.overrides = [*options.overrides, *filter(SETTING.fullmatch, arguments)]
     return options

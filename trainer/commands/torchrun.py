@@ -1,4 +1,4 @@
-"""What torchrun tells the processes that it starts, and hears from them. Needs no torch, so that --help is fast."""
+"""What torchrun tells its processes, and is told by them. Needs no torch, so that --help is fast."""
 
 import json
 import os

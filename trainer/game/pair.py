@@ -13,7 +13,7 @@ def attacker_pairs(games: list[Game], min_gap: float = 0.0) -> list[Pair]:
 
 
 def defender_pairs(games: list[Game], min_gap: float = 0.0) -> list[Pair]:
-    """At most one pair for each attack without error: its best response and its worst."""
+    """At most one pair for each valid attack: its best response and its worst."""
     return _pairs([attack.responses for game in games for attack in game.shown if attack.outcome.valid], min_gap)
 
 

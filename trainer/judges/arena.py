@@ -43,7 +43,7 @@ def noisy(judge: Judge, offset: float, noise: float, seed: int) -> Judge:
 
 
 def faithfulness(meaning: Meaning, prompt: str) -> float:
-    """1 when the prompt means the same, else 0."""
+    """1 if the prompt means the same, else 0."""
     parsed = parse(prompt)
     return float(parsed is not None and parsed[0] == meaning)
 

@@ -10,7 +10,7 @@ from advgame.trainer.settings.schema import JudgeConfig
 
 
 def make_judge(config: JudgeConfig, prompts: Prompts, seed: int, material: int) -> Judge:
-    """A judge that is ready: its model is loaded, or its server was reached.
+    """A judge that is ready for requests: its model is loaded, or its server answers.
 
     seed: the run's. material: largest number of tokens that there can be to judge at once.
     """

@@ -100,11 +100,14 @@ def collate(
 ) -> list[Batch]:
     """This process's share of the items, in batches; all processes get the same number of batches.
 
+    Forward passes of sharded weights are collectives, so a process with fewer packs forwards the smallest item again,
+    with no weight.
+
     Args:
         items: those of all processes, at least one.
-        count: number of whatever the loss averages over, in some of the items.
+        count: the objective's: number of pairs, samples or tokens the loss averages over.
         budget: tokens of a pack.
-        share_prefixes: False repeats in a pack what several prompts begin with.
+        share_prefixes: if False, a pack repeats what several prompts begin with.
 
     Raises GroupTooLarge.
     """
@@ -151,7 +154,7 @@ def families(prompts: list[list[int]], share_prefixes: bool = True) -> list[Fami
     What prompts i to j have in common is the least that neighbours among them have in common, and the best families of
     the first n prompts come from the best ones of fewer.
 
-    share_prefixes: False makes every prompt a family of its own.
+    share_prefixes: if False, every prompt is a family of its own.
     """
     if not share_prefixes:
         return [Family(0, [i]) for i in range(len(prompts))]

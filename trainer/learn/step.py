@@ -46,9 +46,9 @@ def make_learner(name: str, policies: PlayerPolicies, config: PlayerConfig) -> L
 def learn(learner: Learner, items: Sequence[Item], step: int, its_turn: bool = True) -> dict:
     """One optimiser step on the mean loss over `items`, those of all processes; then the moving averages follow.
 
-    A player that is frozen, or whose turn it is not, stays as it is. Without any item the weights rest and only the
-    averages move. Returns the step's metrics. Raises FloatingPointError, before the weights are touched, if the loss
-    or its gradient is not finite.
+    A player that is frozen, or whose turn it is not, stays as it is. Without any item only the averages move. Returns
+    the step's metrics. Raises FloatingPointError, before the weights are touched, if the loss or its gradient is not
+    finite.
     """
     config, objective = learner.config, learner.player.objective
     metrics: dict = {objective.unit: len(items)}

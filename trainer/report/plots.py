@@ -96,7 +96,7 @@ def draw_matrices(matrices: dict[str, list[list[float | None]]], steps: list[int
 
 
 def _curve(axes: "Axes", points: list[tuple[int, float]], label: str) -> None:
-    """A long one is noisy: it is drawn faintly, and over it its moving average, over a twentieth of its length."""
+    """Long curves are noisy: they are drawn faintly, under a moving average over a twentieth of their length."""
     steps, values = ([point[i] for point in points] for i in (0, 1))
     if len(values) <= SMOOTH_FROM:
         axes.plot(steps, values, marker=".", label=label)

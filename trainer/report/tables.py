@@ -12,7 +12,7 @@ from advgame.trainer.report.labels import DIVERSITY, RATES, SHOWN, SIGNS
 
 
 def evaluation_line(step: int, record: dict) -> str:
-    """Attack success of all that the defender was shown, benign compliance, and one measure of diversity."""
+    """Attack success by what the defender was shown, benign compliance, and one measure of diversity."""
 
     def shares(rate: str, names: tuple[str, ...]) -> str:
         return ", ".join(f"{percent(record[name][rate])} {SHOWN[name]}" for name in names)
@@ -96,7 +96,7 @@ def shown_rates(results: RedTeaming) -> dict[str, str]:
 
 
 def resources_text(summary: dict) -> str:
-    """What a run took (see measure/resources.summarise), a name and a value a line."""
+    """What a run took (see measure/resources.summarise), one name and value per line."""
     rows = [(stage, f"{seconds:.1f} s") for stage, seconds in summary["stages"].items()]
     rows += [
         ("all", f"{summary['seconds']:.1f} s"),

@@ -13,7 +13,7 @@ from advgame.trainer.settings.schema import SamplingConfig
 
 @dataclass(frozen=True)
 class Request:
-    """One sample that is wanted."""
+    """One sample to be drawn."""
 
     text: str
     """The user's turn; the sampler puts it into its model's chat template."""
@@ -25,13 +25,13 @@ class Sampler(Protocol):
     """A model that can be sampled, wherever it runs."""
 
     def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Takes over the weights, by their names in the model; rollouts carry `version` from now on.
+        """Takes over the weights, named as in the model; from now on rollouts carry `version`.
 
         Raises ValueError if a weight is missing, unknown or of another shape.
         """
 
     def sample(self, requests: list[Request], sampling: SamplingConfig) -> list[Rollout | None]:
-        """A rollout for each request, in order; None where a server did not answer."""
+        """A rollout for each request, in order; None if a server did not answer."""
 
     def close(self) -> None:
         """Frees what the sampler holds."""

@@ -23,7 +23,7 @@ from advgame.trainer.settings.load import read_stored, to_yaml
 from advgame.trainer.settings.schema import Config, fields
 
 FORMAT = 2
-"""Of state.json. It changes whenever an older checkpoint could be misread."""
+"""Version of state.json; it changes if older checkpoints would be misread."""
 
 STEP = re.compile(r"step-(\d+)")
 

@@ -23,7 +23,7 @@ class Evaluations:
     held_out: HeldOut
     match: Match
     embedder: Policy
-    """Tells how similar two attacks are."""
+    """Its hidden states tell how similar attacks are."""
     draws: Key
 
     @property
@@ -32,7 +32,7 @@ class Evaluations:
 
     @property
     def initial_attacks(self) -> Path:
-        """Those of the attacker that the run begins with; every evaluation shows them to the defender."""
+        """The attacks of the first attacker, which the defender answers in every evaluation."""
         return self.run / "initial-attacks.json"
 
 

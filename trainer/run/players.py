@@ -39,7 +39,7 @@ def set_up(plan: Plan, config: Config, clock: Clock) -> tuple[list[Learner], Mat
 
 
 def make_evaluations(plan: Plan, match: Match, learners: list[Learner], seed: int) -> Evaluations | None:
-    """None if the run has no evaluations. seed: the run's."""
+    """What the run's evaluations have in common; None if it has none. seed: the run's."""
     if plan.held_out is None:
         return None
     embedder = who_plays(learners[1].policies, learners[1].config)
@@ -53,7 +53,7 @@ def refresh(match: Match, learners: list[Learner], step: int) -> None:
 
 
 def load_policies(config: Config, saved: Path | None) -> dict[str, PlayerPolicies]:
-    """Attacker's and defender's: those of the checkpoint `saved`, or those that a run begins with."""
+    """The policies of attacker and defender, in the checkpoint `saved` or at the start of a run."""
     loaded: dict[str, PlayerPolicies] = {}
     bases: dict[str, Policy] = {}
     for name, player in (("attacker", config.attacker), ("defender", config.defender)):
@@ -69,9 +69,10 @@ def load_policies(config: Config, saved: Path | None) -> dict[str, PlayerPolicie
 
 
 def playing(policies: PlayerPolicies, config: PlayerConfig, name: str) -> GenerateSampler:
-    """A sampler of the policy that plays; name: attacker or defender."""
+    """A sampler of the weights that play. name: attacker or defender."""
     return GenerateSampler(who_plays(policies, config), name)
 
 
 def who_plays(policies: PlayerPolicies, config: PlayerConfig) -> Policy:
+    """The moving average, or the policy itself."""
     return policies.ema if config.sample_from == "ema" else policies.policy

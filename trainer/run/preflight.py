@@ -1,4 +1,4 @@
-"""Everything that can be refused, before any work."""
+"""Checks before a run: whatever can be refused is refused here."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +24,17 @@ from advgame.trainer.settings.schema import Config
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is about to do."""
+    """What a run starts from."""
 
     run: Path
-    """Its folder."""
+    """The run's folder."""
     resumed: int
-    """Steps that are done already."""
+    """Number of steps that are done."""
     seeds: list[Seed]
     held_out: HeldOut | None
     """What the players are measured on; None without evaluations."""
     device: str
-    """Where the models run, and by which attention."""
+    """The models' device, and on CUDA its attention."""
 
     @property
     def saved(self) -> Path | None:
@@ -60,7 +60,7 @@ def preflight(config: Config) -> Plan:
 
 
 def check_evaluations(run: Path) -> None:
-    """Raises ConfigError if a file is gone that later evaluations are compared with."""
+    """Raises ConfigError if a file is missing that later evaluations are compared with."""
     for name in ("initial-attacks.json", "evaluation.jsonl"):
         if not (run / name).exists():
             raise ConfigError(
@@ -79,7 +79,7 @@ def check_models(config: Config, resumed: int) -> None:
 
 
 def choose_device(attention: str) -> str:
-    """Activates the attention of the setting, and names it with the device. Raises ConfigError if it cannot run."""
+    """Activates the attention of the setting, and names the device and it. Raises ConfigError if it cannot run."""
     try:
         chosen, device = activate_flash_attention(attention), collectives.device()
     except ValueError as error:

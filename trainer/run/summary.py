@@ -1,4 +1,4 @@
-"""What is said at the end of a run."""
+"""The summary of a finished run."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from advgame.trainer.settings.schema import ReportConfig
 
 
 def sum_up(run: Path, config: ReportConfig) -> str:
-    """Draws the curves, writes resources.json, and says where everything is and what the run took."""
+    """Draws the curves and writes resources.json. Returns where everything is, and what the run took."""
     records, evaluations = read_records(run / "metrics.jsonl"), read_records(run / "evaluation.jsonl")
     drawn = draw(METRICS, records, run / "curves.png")
     if evaluations:
@@ -32,7 +32,7 @@ def sum_up(run: Path, config: ReportConfig) -> str:
 
 
 def finished(run: Path, steps: int) -> str:
-    """Of a run that has nothing left to do."""
+    """What to say if a run has nothing left to do."""
     return f"{run} has all its {steps} steps. To continue: steps={2 * steps}; to start again: another output_dir."
 
 

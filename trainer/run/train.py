@@ -51,6 +51,7 @@ def train(config: Config) -> None:
 
 
 def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
+    """The steps that are left."""
     meter = EnergyMeter()
     learners, match, games = set_up(plan, config, clock)
     evaluations = make_evaluations(plan, match, learners, config.seed)
@@ -101,7 +102,7 @@ def turn(config: Config, step: int) -> tuple[str, ...]:
 
 
 def is_due(step: int, every: int, config: Config) -> bool:
-    """Whether something that happens every so many steps, and after the last one, happens after this step."""
+    """Whether something that happens every `every` steps, and after the last one, happens after this step."""
     return (step + 1) % every == 0 or step + 1 == config.steps
 
 
@@ -113,7 +114,7 @@ def keep(run: Path, record: dict, games: list[Game]) -> None:
 
 
 def timing(seconds: float, clock: Clock, played: list[Game]) -> dict:
-    """What depends on the clock or the machine; `played` are the games of all processes that the step sampled."""
+    """What depends on the clock or the machine. played: the games that the step sampled, on all processes."""
     sampling, sampled = clock.seconds(*SAMPLING), sampled_tokens(played)
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return {

@@ -1,4 +1,4 @@
-"""Whether settings are in range and agree with each other."""
+"""Checks of settings: ranges, and contradictions between them."""
 
 import math
 
@@ -7,7 +7,7 @@ from advgame.trainer.settings.schema import Config, LossConfig, fields
 
 
 def check(config: Config) -> None:
-    """Ranges, and settings that contradict each other. Raises ConfigError."""
+    """Raises ConfigError for a setting that is out of range or contradicts another."""
     for name, f, value in fields(config):
         low, high = f.metadata["low"], f.metadata["high"]
         if isinstance(value, float) and not math.isfinite(value):

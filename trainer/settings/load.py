@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def load_config(files: str | list[str] | None, overrides: list[str]) -> Config:
-    """The defaults, then the YAML files in order (the shipped demo when None), then `key=value` overrides, checked."""
+    """Defaults, then YAML files in order (None: the shipped demo), then `key=value` overrides; all of it is checked."""
     config = OmegaConf.structured(Config)
     for file in [files] if isinstance(files, str) else files or ["demo"]:
         config = _merge(config, _read_yaml(resolve_config(file)), file)
@@ -43,7 +43,7 @@ def resolve_config(name: str) -> Path:
 
 
 def shipped_configs(folder: str = "") -> list[str]:
-    """Their names, those in subfolders last."""
+    """Names of the shipped configs, those in subfolders last."""
     names = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in (CONFIGS / folder).rglob("*.yaml")]
     return sorted(names, key=lambda name: ("/" in name, name))
 
@@ -95,7 +95,7 @@ def _merge(config: Any, update: Any, origin: str) -> Any:
 
 
 def _closest(name: str, update: Any) -> str | None:
-    """What was probably meant by a name that is unknown, or by a value that is none of the choices."""
+    """The closest match of an unknown name, or of a value that is not one of the choices."""
     known = {known: f for known, f, _ in fields(Config())}
     if name in known:
         choices = [choice for choice in _choices(known[name]) if isinstance(choice, str)]

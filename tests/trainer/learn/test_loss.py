@@ -1,6 +1,7 @@
 """Losses and their metrics, against the same spelt out from logits."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import get_args
 
 import pytest
 import torch
@@ -97,4 +98,5 @@ def test_what_a_policy_loss_averages_over(normalization, count):
 
 def test_every_loss_of_the_settings_has_an_objective():
     assert all(make_objective(LossConfig(name)).unit in ("pairs", "groups") for name in OBJECTIVES)
-    assert tuple(OBJECTIVES) == LossConfig.__dataclass_fields__["name"].type.__args__
+    (name,) = (field for field in fields(LossConfig) if field.name == "name")
+    assert tuple(OBJECTIVES) == get_args(name.type)
