@@ -38,9 +38,9 @@ void measure_columns(const Chunk& chunk, const std::vector<Group>& groups, at::T
   });
 }
 
-// A float's order of magnitude, in steps of 1/16 of a power of two: monotone in x >= 0.
+// A float's order of magnitude, in steps of 1/16 of a power of two: monotone in x >= 0. A NaN may have its sign bit set.
 constexpr int kBins = 1 << 12;
-int bin_of(float x) { return std::bit_cast<uint32_t>(x) >> 19; }
+int bin_of(float x) { return (std::bit_cast<uint32_t>(x) & 0x7fffffff) >> 19; }
 
 // The lowest bin that must be kept: those below it hold at most `budget` of energy together.
 int lowest_kept_bin(const float* energy, int64_t size, double budget) {

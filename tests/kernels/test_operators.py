@@ -140,3 +140,16 @@ def test_policy_loss_names_bad_arguments(change, named):
     arguments = {key: p[key] for key in ("hidden", "weight", "targets", "cu_seqlens")} | {"advantages": torch.ones(2)}
     with pytest.raises(ValueError, match=f"^{named}"):
         linear_policy_loss(**arguments | change)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_logits_that_overflow_give_a_loss_that_is_not_finite(seed):
+    """On x86, inf - inf is a NaN with its sign bit set, which once indexed outside a histogram."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = (1e38 * torch.randn(40, 32, generator=generator)).requires_grad_()
+    weight = torch.randn(500, 32, generator=generator).requires_grad_()
+    targets = torch.randint(500, (40,), generator=generator)
+    cu_seqlens, reference = torch.tensor([0, 10, 20, 30, 40], dtype=torch.int32), torch.zeros(4)
+    loss = linear_preference_loss(hidden, weight, targets, cu_seqlens, reference, backend="cpu").loss
+    loss.backward()
+    assert not loss.isfinite() and not hidden.grad.isfinite().all()
