@@ -38,7 +38,7 @@ void measure_columns(const Chunk& chunk, const std::vector<Group>& groups, at::T
   });
 }
 
-// A float's order of magnitude, in steps of 1/16 of a power of two: monotone in x >= 0. A NaN may have its sign bit set.
+// A float's order of magnitude, in steps of 1/16 of a power of two: monotone in x >= 0. The sign is that of a NaN.
 constexpr int kBins = 1 << 12;
 int bin_of(float x) { return (std::bit_cast<uint32_t>(x) & 0x7fffffff) >> 19; }
 
