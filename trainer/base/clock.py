@@ -42,7 +42,8 @@ class Clock:
     @property
     def now(self) -> tuple[str, float] | None:
         """The current stage and its seconds so far; None between stages."""
-        return (self._stage.value, time.perf_counter() - self._began) if self._stage else None
+        stage = self._stage  # read once: the live view asks from another thread
+        return (stage.value, time.perf_counter() - self._began) if stage else None
 
     def seconds(self, *stages: Stage) -> float:
         """Seconds of these stages together since the last `take`."""

@@ -58,7 +58,8 @@ class Progress:
         head = Table.grid(expand=True, padding=(0, 2))
         head.add_column(ratio=1)
         head.add_column(justify="right")
-        stage = "{} {:.0f} s".format(*self._clock.now) if self._clock.now else ""
+        now = self._clock.now
+        stage = f"{now[0]} {now[1]:.0f} s" if now else ""
         head.add_row(
             ProgressBar(total=self._steps, completed=self._done),
             f"step {self._done}/{self._steps}   time left {self._time_left()}   {stage}",
