@@ -1,4 +1,7 @@
-"""All writing of files. A file or folder is there in full or not at all, also after a kill or a power cut."""
+"""All writing of files. What is replaced is there in full or not at all, also after a kill or a power cut.
+
+Only records are appended: a kill may leave half a line, which `truncate_records` removes on a resume.
+"""
 
 import json
 import os

@@ -35,7 +35,11 @@ def run(options: argparse.Namespace) -> int:
     place, step = locate(options.run, options.step)
     config = load_config(str(place / "config.yaml"), options.overrides)
     held_out = read_held_out(config.eval)
-    check_gate(options.max_attack_success, held_out.seeds, f"eval.seeds={config.eval.seeds}")
+    check_gate(
+        options.max_attack_success,
+        held_out.seeds,
+        f"eval.seeds={config.eval.seeds} with eval.limit={config.eval.limit}",
+    )
     if options.json:
         make_folder(options.json.parent, f"--json {options.json}")
         if options.json.is_dir():

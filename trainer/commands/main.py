@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Settings may be anywhere; argparse would refuse them after an option, or take them for its values."""
+    """Whatever reads `name=value` is a setting, wherever it is; argparse would take it for an option's value."""
     options = make_parser().parse_args([argument for argument in arguments if not SETTING.fullmatch(argument)])
     options.overrides = [*options.overrides, *filter(SETTING.fullmatch, arguments)]
     return options

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     from advgame.trainer.seeds import read_seeds
 
     config = load_config(_config_files(options), [*_judge_settings(options.judge), *options.overrides])
-    seeds = read_seeds(options.seeds)
+    seeds = read_seeds(options.seeds, "--seeds")
     check(options, config, seeds)
     if _is_server(options.target):
         check_server(_server(options), TARGET)

@@ -25,7 +25,7 @@ class Engine(Protocol):
         """The parts of the weights that this process holds: what a moving average follows."""
 
     def state(self) -> dict[str, Tensor]:
-        """The optimiser's state, to be saved."""
+        """The optimiser's whole state, to be saved; every process takes part."""
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Restores what `state` returned."""

@@ -111,6 +111,7 @@ def collate(
 
     Raises GroupTooLarge.
     """
+    check_fit([group_of(item) for item in items], budget)  # all of them: no process may be left waiting for another
     share, whole = collectives.my_share(list(items)), count(items)
     plan = plan_packs([group_of(item) for item in share], budget, share_prefixes)
     batches = []
@@ -190,6 +191,7 @@ def plan_packs(groups: list[Group], budget: int, share_prefixes: bool = True) ->
 
     Returns: the packs, as rising indices of groups. Raises GroupTooLarge if a group is larger than the budget.
     """
+    check_fit(groups, budget)
     family_of: dict[int, Family] = {}
     order: list[tuple[int, list[int]]] = []
     for family in families([group.prompt for group in groups], share_prefixes):
@@ -206,12 +208,6 @@ def plan_packs(groups: list[Group], budget: int, share_prefixes: bool = True) ->
         return groups[group].tokens - (family.shared if held else 0)
 
     for group in chain.from_iterable(members for _, members in sorted(order, reverse=True)):
-        tokens = groups[group].tokens
-        if tokens > budget:
-            raise GroupTooLarge(
-                f"group {group} has {tokens} tokens, but a pack's budget is {budget}: "
-                f"raise the budget to {tokens} or more"
-            )
         fitting = [pack for pack in range(len(packs)) if room[pack] >= added(group, pack)]
         if not fitting:
             fitting = [len(packs)]
@@ -221,6 +217,16 @@ def plan_packs(groups: list[Group], budget: int, share_prefixes: bool = True) ->
         room[best] -= added(group, best)
         packs[best].append(group)
     return [sorted(pack) for pack in packs]
+
+
+def check_fit(groups: list[Group], budget: int) -> None:
+    """Raises GroupTooLarge if a group is larger than the budget."""
+    for number, group in enumerate(groups):
+        if group.tokens > budget:
+            raise GroupTooLarge(
+                f"group {number} has {group.tokens} tokens, but a pack's budget is {budget}: "
+                f"raise the budget to {group.tokens} or more"
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 
 from advgame.kernels import PrefixTree, linear_logprobs, shared_prefix_attention
 from advgame.trainer.base.errors import ConfigError
@@ -105,12 +105,12 @@ def packed_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(usual)
 
 
-def check_packable(model: PreTrainedModel, source: str, model_types: Collection[str] = MODEL_TYPES) -> None:
-    """Raises ConfigError if the model is of no known type, or computes something else in packs.
+def check_layers(config: PretrainedConfig, source: str, model_types: Collection[str] = MODEL_TYPES) -> None:
+    """Raises ConfigError if models of this configuration cannot be trained in packs; needs no weights.
 
     source: what the settings call the model, for errors.
     """
-    config = model.config.get_text_config()
+    config = config.get_text_config()
     if config.model_type not in model_types:
         raise ConfigError(
             f"model {source}: a {config.model_type} cannot be trained in packs; {', '.join(model_types)} can"
@@ -123,6 +123,11 @@ def check_packable(model: PreTrainedModel, source: str, model_types: Collection[
         raise ConfigError(
             f"model {source}: layers with {', '.join(other)} cannot be trained in packs; use another model"
         )
+
+
+def check_packable(model: PreTrainedModel, source: str, model_types: Collection[str] = MODEL_TYPES) -> None:
+    """Raises ConfigError as check_layers, or if the model computes something else in packs."""
+    check_layers(model.config, source, model_types)
     difference = _difference(model)
     if not difference < (1e-3 if model.device.type == "cpu" and model.dtype == torch.float32 else 5e-2):
         raise ConfigError(

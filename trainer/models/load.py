@@ -8,7 +8,14 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from advgame.trainer.base import collectives
 from advgame.trainer.base.errors import ConfigError
@@ -71,6 +78,15 @@ def check_model(source: str, setting: str) -> None:
             raise ConfigError(f"model {source}: no weights in there; download it whole")
     except ConfigError as error:
         raise ConfigError(f"{setting}: {error}") from error
+
+
+def read_architecture(source: str) -> PretrainedConfig:
+    """The model's configuration, an adapter's being that of its base. Raises ConfigError if it cannot be read."""
+    with _loading(source):
+        folder = resolve_model(source)
+        if (folder / ADAPTER).is_file():
+            return read_architecture(base_of(folder))
+        return AutoConfig.from_pretrained(folder)
 
 
 def save_policy(policy: Policy, folder: Path) -> None:

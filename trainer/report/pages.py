@@ -9,9 +9,9 @@ from advgame.trainer.base.files import write_text
 from advgame.trainer.base.text import one_line, printable
 from advgame.trainer.measure.attempts import Rate
 from advgame.trainer.measure.redteam import RedTeaming
-from advgame.trainer.report.figures import number, percent_of
 from advgame.trainer.report.labels import DIVERSITY
 from advgame.trainer.report.tables import headline, shown_rates
+from advgame.trainer.report.wording import number, percent_of
 
 
 def write_pages(results: RedTeaming, folder: Path) -> None:

@@ -7,8 +7,8 @@ from rich.text import Text
 
 from advgame.trainer.base.text import printable
 from advgame.trainer.measure.redteam import RedTeaming
-from advgame.trainer.report.figures import number, percent, percent_of, percent_within
 from advgame.trainer.report.labels import DIVERSITY, RATES, SHOWN, SIGNS
+from advgame.trainer.report.wording import number, percent, percent_of, percent_within
 
 
 def evaluation_line(step: int, record: dict) -> str:

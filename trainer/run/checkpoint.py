@@ -38,12 +38,14 @@ def begin(run: Path, step: int, config: Config) -> None:
 def save(run: Path, step: int, learners: list[Learner], games: list[Game], keep: int) -> Path:
     """Writes run/checkpoints/step-N for N finished steps; `games` are those that later steps still train on."""
     target = folder(run, step)
+    optimizers = {_optimizer_file(learner): learner.engine.state() for learner in learners}  # every process takes part
     if collectives.rank() == 0:
         with replacing_folder(target) as half:
             for learner in learners:
                 for suffix, policy in learner.policies.by_suffix.items():
                     save_policy(policy, half / f"{learner.name}{suffix}")
-                save_file(learner.engine.state(), half / _optimizer_file(learner))
+            for name, tensors in optimizers.items():
+                save_file(tensors, half / name)
             state = {"format": FORMAT, "step": step, "games": [dataclasses.asdict(game) for game in games]}
             write_text(half / "state.json", json.dumps(state))
         for old in finished(run)[:-keep]:
@@ -98,7 +100,7 @@ def check_same_run(run: Path, step: int, config: Config) -> None:
     if written != FORMAT:
         raise ConfigError(
             f"output_dir={run}: its checkpoint was written by another version of advgame (format {written}, this one "
-            f"has {FORMAT}); finish the run with that version, or choose another output_dir to start again"
+            f"has {FORMAT}); continue it with that version, or choose another output_dir"
         )
     stored = read_stored(run / "config.yaml")
     for name, field, value in fields(config):

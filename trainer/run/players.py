@@ -49,7 +49,8 @@ def make_evaluations(plan: Plan, match: Match, learners: list[Learner], seed: in
 def refresh(match: Match, learners: list[Learner], step: int) -> None:
     """Gives the samplers the weights that play after `step` steps."""
     for sampler, learner in zip((match.attacker, match.defender), learners, strict=True):
-        sampler.load(who_plays(learner.policies, learner.config).named_parameters().items(), version=step)
+        average = learner.policies.ema.named_parameters().items()
+        sampler.load(average if learner.config.sample_from == "ema" else learner.engine.weights(), version=step)
 
 
 def load_policies(config: Config, saved: Path | None) -> dict[str, PlayerPolicies]:

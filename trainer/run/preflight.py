@@ -10,9 +10,10 @@ from advgame.trainer.base.files import make_folder
 from advgame.trainer.game.play import Rules
 from advgame.trainer.judges.arena import check_seeds
 from advgame.trainer.judges.kinds import make_judge
+from advgame.trainer.learn.forward import check_layers
 from advgame.trainer.learn.step import Learner
 from advgame.trainer.measure.evaluation import HeldOut, read_held_out
-from advgame.trainer.models.load import check_model
+from advgame.trainer.models.load import check_model, read_architecture
 from advgame.trainer.prompts.chat import chat_ids
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Seed
@@ -70,10 +71,11 @@ def check_evaluations(run: Path) -> None:
 
 
 def check_models(config: Config, resumed: int) -> None:
-    """Raises ConfigError, naming the setting, if a model that will be loaded is not there."""
+    """Raises ConfigError if a model that will be loaded is not there, or a player's cannot be trained in packs."""
     for name, player in (("attacker", config.attacker), ("defender", config.defender)):
         if not resumed or player.lora.rank:  # else the checkpoint has it
             check_model(player.model, f"{name}.model")
+            check_layers(read_architecture(player.model), player.model)
     if config.judge.kind == "model":
         check_model(str(config.judge.model), "judge.model")
 
@@ -104,10 +106,16 @@ def check_budgets(attacker: Learner, defender: Learner, seeds: list[Seed], rules
     """Raises ConfigError if the longest possible games would not fit into packs or into the models' contexts."""
     texts = [rules.prompts.attacker(seed.category, rules.attacker.format, seed.query) for seed in seeds]
     longest = max(texts, key=lambda text: len(text.encode()))  # in every language, more bytes are more tokens
-    empty = rules.prompts.defender(rules.defender.format, rules.defender.instruction, "")
     attacker_prompt = len(chat_ids(attacker.policies.policy.tokenizer, longest))
-    attack = rules.attacker.sampling.max_new_tokens
-    defender_prompt = len(chat_ids(defender.policies.policy.tokenizer, empty)) + attack
+
+    def shown(text: str) -> int:
+        """Number of tokens of the defender's prompt."""
+        prompt = rules.prompts.defender(rules.defender.format, rules.defender.instruction, text)
+        return len(chat_ids(defender.policies.policy.tokenizer, prompt))
+
+    defender_prompt = shown("") + rules.attacker.sampling.max_new_tokens
+    if rules.defender.replay_seeds:
+        defender_prompt = max(defender_prompt, *(shown(seed.query) for seed in seeds))
     for learner, prompt in ((attacker, attacker_prompt), (defender, defender_prompt)):
         name, player = learner.name, learner.config
         samples = player.samples if player.loss.name == "grpo" else 2

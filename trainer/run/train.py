@@ -56,6 +56,7 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
     learners, match, games = set_up(plan, config, clock)
     evaluations = make_evaluations(plan, match, learners, config.seed)
     if evaluations and not plan.resumed:
+        refresh(match, learners, 0)
         progress.evaluation_done(0, evaluate_now(evaluations, 0, clock))
     for step in range(plan.resumed, config.steps):
         began = time.perf_counter()
@@ -72,6 +73,7 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
         record["timing"] = timing(time.perf_counter() - began, clock, games if index == 0 else [])
         progress.step_done(record, share)
         if evaluations and is_due(step, config.eval.every, config):
+            refresh(match, learners, step + 1)
             progress.evaluation_done(step + 1, evaluate_now(evaluations, step + 1, clock))
         record["timing"] |= clock.take() | {"joules": meter.take()}
         keep(plan.run, record, share)  # before the checkpoint: a run that resumes from it needs the lines up to it
@@ -79,6 +81,8 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
             with clock(Stage.SAVE):
                 unused = games if index + 1 < config.steps_per_batch else []
                 checkpoint.save(plan.run, step + 1, learners, unused, config.checkpoint.keep)
+    match.attacker.close()
+    match.defender.close()
 
 
 def part(games: list[Game], index: int, steps_per_batch: int) -> list[Game]:

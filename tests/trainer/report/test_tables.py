@@ -7,9 +7,9 @@ from rich.console import Console
 
 from advgame.trainer.measure.attempts import Rate
 from advgame.trainer.measure.resources import summarise
-from advgame.trainer.report.figures import number, percent, percent_of, percent_within
 from advgame.trainer.report.labels import DIVERSITY, RATES, SHOWN, SIGNS
 from advgame.trainer.report.tables import evaluation_line, print_evaluation, print_matrix, resources_text
+from advgame.trainer.report.wording import number, percent, percent_of, percent_within
 
 RATE_NAMES = ("attack_success", "benign_compliance", "over_refusal")
 

@@ -1,9 +1,13 @@
 """What is refused before any work; more of it is in tests/runs/test_train.py."""
 
+import json
+
 import pytest
-from helpers import run_tiny, tiny_config
+from helpers import random_model, run_tiny, tiny_config
 
 from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.models.load import load_policy, save_policy
+from advgame.trainer.models.policy import Policy
 from advgame.trainer.run.preflight import make_rules, preflight
 
 EVALUATED = ("eval.every=5", "eval.seeds=[harmful-held-out.jsonl]", "eval.limit=2")
@@ -30,3 +34,19 @@ def test_rules_have_the_settings_and_a_judge(tmp_path):
     rules = make_rules(config)
     assert rules.attacker is config.attacker and rules.judging is config.judge
     assert rules.judge([]) == []
+
+
+def test_a_model_that_cannot_be_packed_is_refused_before_anything_is_loaded(tmp_path):
+    model = random_model("mistral", sliding_window=8)
+    save_policy(Policy(model, load_policy("tiny").tokenizer), tmp_path / "model")
+    with pytest.raises(ConfigError, match="cannot be trained in packs"):
+        preflight(tiny_config(tmp_path / "run", f"defender.model={tmp_path / 'model'}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_replayed_seeds_that_are_longer_than_any_attack_count(tmp_path):
+    seeds = tmp_path / "seeds.jsonl"
+    seeds.write_text(json.dumps({"prompt": "lock " * 60, "category": "harmful"}) + "\n")
+    options = (f"seeds.files=[{seeds}]", "defender.optimizer.tokens_per_pack=70", "steps=1")
+    with pytest.raises(ConfigError, match=r"defender.optimizer.tokens_per_pack=70: a prompt of 6\d tokens"):
+        run_tiny(tmp_path / "run", *options, "defender.replay_seeds=true")
