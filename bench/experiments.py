@@ -58,6 +58,7 @@ def play_arm(job: tuple[str, int, Path]) -> dict:
         folder.mkdir(parents=True, exist_ok=True)
         import torch
 
+        from advgame.trainer.run.players import suffix_of_playing
         from advgame.trainer.run.train import train
         from advgame.trainer.settings.load import load_config
 
@@ -69,8 +70,11 @@ def play_arm(job: tuple[str, int, Path]) -> dict:
             train(config)
         seconds = time.process_time() - began
         saved = folder / "checkpoints" / f"step-{config.steps:06d}"
-        average = "_ema" if config.attacker.sample_from == "ema" else ""
-        measured = measure(str(saved / f"attacker{average}"), str(saved / f"defender{average}"))
+        attacker, defender = (
+            str(saved / f"{name}{suffix_of_playing(player)}")
+            for name, player in (("attacker", config.attacker), ("defender", config.defender))
+        )
+        measured = measure(attacker, defender)
         result.write_text(json.dumps({"arm": arm, "seed": seed, "seconds": seconds, **measured}, indent=1))
     return json.loads(result.read_text())
 

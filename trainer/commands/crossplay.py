@@ -65,6 +65,7 @@ def saved_players(run: Path, config: Config) -> "list[SavedPlayers]":
     """Those that the run began with, and its checkpoints'. Raises ConfigError if there are too few to compare."""
     from advgame.trainer.measure.payoff import SavedPlayers
     from advgame.trainer.run.checkpoint import finished, folder
+    from advgame.trainer.run.players import suffix_of_playing
 
     steps = finished(run)
     if len(steps) < 2:
@@ -73,7 +74,7 @@ def saved_players(run: Path, config: Config) -> "list[SavedPlayers]":
             f"checkpoint.keep=2 drops older ones: train with a larger checkpoint.keep, and checkpoint.every to match"
         )
     players = (("attacker", config.attacker), ("defender", config.defender))
-    playing = [f"{name}_ema" if player.sample_from == "ema" else name for name, player in players]
+    playing = [f"{name}{suffix_of_playing(player)}" for name, player in players]
     start = SavedPlayers(0, config.attacker.model, config.defender.model)
     return [start, *(SavedPlayers(step, *(folder(run, step) / name for name in playing)) for step in steps)]
 

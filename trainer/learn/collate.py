@@ -111,9 +111,10 @@ def collate(
 
     Raises GroupTooLarge.
     """
-    check_fit([group_of(item) for item in items], budget)  # all of them: no process may be left waiting for another
+    groups = [group_of(item) for item in items]
+    check_fit(groups, budget)  # all of them: no process may be left waiting for another
     share, whole = collectives.my_share(list(items)), count(items)
-    plan = plan_packs([group_of(item) for item in share], budget, share_prefixes)
+    plan = plan_packs(collectives.my_share(groups), budget, share_prefixes)
     batches = []
     for indices in plan:
         part = [share[i] for i in indices]

@@ -36,7 +36,7 @@ class ServerSampler:
         raise ValueError(f"{self._names['url']}={self._server.url}: its weights cannot be replaced")
 
     def sample(self, requests: list[Request], sampling: SamplingConfig) -> list[Rollout | None]:
-        """Answers in order; None if a request failed for good, which a warning reports.
+        """Answers in order; None for a request that failed on every try, of which a warning tells.
 
         Raises ConfigError, before any request, if the server is not there or refuses (see check_server).
         """

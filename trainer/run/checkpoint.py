@@ -19,6 +19,7 @@ from advgame.trainer.base.files import remove_folder, replacing_folder, truncate
 from advgame.trainer.learn.step import Learner
 from advgame.trainer.models.load import save_policy
 from advgame.trainer.records import Game, game_from_dict
+from advgame.trainer.run.folder import CONFIG, EVALUATIONS, METRICS
 from advgame.trainer.settings.load import read_stored, to_yaml
 from advgame.trainer.settings.schema import Config, fields
 
@@ -30,9 +31,9 @@ STEP = re.compile(r"step-(\d+)")
 
 def begin(run: Path, step: int, config: Config) -> None:
     """Writes config.yaml, and cuts the records back to the checkpoint that the run continues from."""
-    write_text(run / "config.yaml", to_yaml(config))
-    truncate_records(run / "metrics.jsonl", step)
-    truncate_records(run / "evaluation.jsonl", step or -1)  # a run that begins evaluates its beginning again
+    write_text(run / CONFIG, to_yaml(config))
+    truncate_records(run / METRICS, step)
+    truncate_records(run / EVALUATIONS, step or -1)  # a run that begins evaluates its beginning again
 
 
 def save(run: Path, step: int, learners: list[Learner], games: list[Game], keep: int) -> Path:
@@ -84,8 +85,8 @@ def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
         if not name:
             raise ConfigError(f"{path}: not a checkpoint; those of a run are named step-N")
         path, step = absolute.parents[1], int(name[1])
-    if not (path / "config.yaml").is_file():
-        raise ConfigError(f"{path}: not a run's folder, it has no config.yaml")
+    if not (path / CONFIG).is_file():
+        raise ConfigError(f"{path}: not a run's folder, it has no {CONFIG}")
     steps = finished(path)
     if not steps:
         raise ConfigError(f"{path}: no checkpoint has been written yet")
@@ -102,7 +103,7 @@ def check_same_run(run: Path, step: int, config: Config) -> None:
             f"output_dir={run}: its checkpoint was written by another version of advgame (format {written}, this one "
             f"has {FORMAT}); continue it with that version, or choose another output_dir"
         )
-    stored = read_stored(run / "config.yaml")
+    stored = read_stored(run / CONFIG)
     for name, field, value in fields(config):
         before: Any = stored
         for key in name.split("."):

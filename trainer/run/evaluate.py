@@ -13,6 +13,7 @@ from advgame.trainer.game.play import Match
 from advgame.trainer.measure.evaluation import HeldOut, evaluate, initial_attacks
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.records import Game, game_from_dict
+from advgame.trainer.run.folder import EVALUATIONS, INITIAL_ATTACKS
 
 
 @dataclass(frozen=True)
@@ -26,34 +27,26 @@ class Evaluations:
     """Its hidden states tell how similar attacks are."""
     draws: Key
 
-    @property
-    def records(self) -> Path:
-        return self.run / "evaluation.jsonl"
 
-    @property
-    def initial_attacks(self) -> Path:
-        """The attacks of the first attacker, which the defender answers in every evaluation."""
-        return self.run / "initial-attacks.json"
-
-
-def evaluate_now(evaluations: Evaluations, step: int, clock: Clock) -> dict:
+def evaluate_now(common: Evaluations, step: int, clock: Clock) -> dict:
     """Measures the players as they are after `step` steps; the record is added to evaluation.jsonl."""
-    common = evaluations
+    file = common.run / EVALUATIONS
     with clock(Stage.EVALUATE):
         initial = _read_initial(common) if step else _write_initial(common)
-        start = read_records(common.records)[0] if step else None
+        start = read_records(file)[0] if step else None
         record = evaluate(common.match, common.held_out, initial, common.draws, common.embedder, start)
     if collectives.rank() == 0:
-        append_record(common.records, {"step": step} | record)
+        append_record(file, {"step": step} | record)
     return record
 
 
 def _write_initial(common: Evaluations) -> list[Game]:
     games = initial_attacks(common.match.attacker, common.match.rules, common.held_out, common.draws)
     if collectives.rank() == 0:
-        write_text(common.initial_attacks, json.dumps([dataclasses.asdict(game) for game in games]))
+        write_text(common.run / INITIAL_ATTACKS, json.dumps([dataclasses.asdict(game) for game in games]))
     return games
 
 
 def _read_initial(common: Evaluations) -> list[Game]:
-    return [game_from_dict(game) for game in json.loads(common.initial_attacks.read_text(encoding="utf-8"))]
+    written = json.loads((common.run / INITIAL_ATTACKS).read_text(encoding="utf-8"))
+    return [game_from_dict(game) for game in written]

@@ -76,4 +76,9 @@ def playing(policies: PlayerPolicies, config: PlayerConfig, name: str) -> Genera
 
 def who_plays(policies: PlayerPolicies, config: PlayerConfig) -> Policy:
     """The moving average, or the policy itself."""
-    return policies.ema if config.sample_from == "ema" else policies.policy
+    return policies.by_suffix[suffix_of_playing(config)]
+
+
+def suffix_of_playing(config: PlayerConfig) -> str:
+    """What a checkpoint adds to the player's name for the weights that play."""
+    return "_ema" if config.sample_from == "ema" else ""

@@ -19,6 +19,7 @@ from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Seed
 from advgame.trainer.rollouts.generate import check_context
 from advgame.trainer.run import checkpoint
+from advgame.trainer.run.folder import EVALUATIONS, INITIAL_ATTACKS
 from advgame.trainer.seeds import read_seeds
 from advgame.trainer.settings.schema import Config
 
@@ -62,7 +63,7 @@ def preflight(config: Config) -> Plan:
 
 def check_evaluations(run: Path) -> None:
     """Raises ConfigError if a file is missing that later evaluations are compared with."""
-    for name in ("initial-attacks.json", "evaluation.jsonl"):
+    for name in (INITIAL_ATTACKS, EVALUATIONS):
         if not (run / name).exists():
             raise ConfigError(
                 f"{run}/{name} is missing, which later evaluations are compared with; put it back to continue, or "

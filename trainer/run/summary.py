@@ -7,13 +7,13 @@ from advgame.trainer.base.files import read_records, write_text
 from advgame.trainer.measure.resources import summarise
 from advgame.trainer.report.plots import EVALUATION, METRICS, draw
 from advgame.trainer.report.tables import resources_text
-from advgame.trainer.run import checkpoint
+from advgame.trainer.run import checkpoint, folder
 from advgame.trainer.settings.schema import ReportConfig
 
 
 def sum_up(run: Path, config: ReportConfig) -> str:
     """Draws the curves and writes resources.json. Returns where everything is, and what the run took."""
-    records, evaluations = read_records(run / "metrics.jsonl"), read_records(run / "evaluation.jsonl")
+    records, evaluations = read_records(run / folder.METRICS), read_records(run / folder.EVALUATIONS)
     drawn = draw(METRICS, records, run / "curves.png")
     if evaluations:
         draw(EVALUATION, evaluations, run / "evaluation.png")
@@ -23,7 +23,7 @@ def sum_up(run: Path, config: ReportConfig) -> str:
     lines = {
         "models": f"{checkpoint.folder(run, checkpoint.finished(run)[-1])}/{{attacker,defender}}{{,_ema}}",
         "metrics": f"{run}/{'{metrics,evaluation}' if both else 'metrics'}.jsonl",
-        "samples": f"{run}/samples",
+        "samples": f"{run}/{folder.SAMPLES}",
         "curves": f"{run}/{'{curves,evaluation}' if both else 'curves'}.png" if drawn else NOT_DRAWN,
         "resources": f"{run}/resources.json",
     }

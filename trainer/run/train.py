@@ -23,6 +23,7 @@ from advgame.trainer.report.console import Progress
 from advgame.trainer.report.transcripts import write_transcript
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.evaluate import evaluate_now
+from advgame.trainer.run.folder import METRICS, SAMPLES
 from advgame.trainer.run.players import make_evaluations, refresh, set_up
 from advgame.trainer.run.preflight import Plan, preflight
 from advgame.trainer.run.summary import finished, sum_up
@@ -46,7 +47,7 @@ def train(config: Config) -> None:
             loop(plan, config, clock, progress)
         else:
             progress.console.print(Text(finished(plan.run, config.steps)), soft_wrap=True)
-        if first and (plan.run / "metrics.jsonl").exists():
+        if first and (plan.run / METRICS).exists():
             progress.console.print(Text(sum_up(plan.run, config.report)), soft_wrap=True)
 
 
@@ -113,8 +114,8 @@ def is_due(step: int, every: int, config: Config) -> bool:
 def keep(run: Path, record: dict, games: list[Game]) -> None:
     """Writes a step's metrics and samples, in the first process."""
     if collectives.rank() == 0:
-        append_record(run / "metrics.jsonl", record)
-        write_transcript(run / "samples" / f"step-{record['step']:06d}.txt", games)
+        append_record(run / METRICS, record)
+        write_transcript(run / SAMPLES / f"step-{record['step']:06d}.txt", games)
 
 
 def timing(seconds: float, clock: Clock, played: list[Game]) -> dict:
