@@ -29,17 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from advgame.trainer.measure.evaluation import read_held_out
+    from advgame.trainer.measure.rates import Rate
+    from advgame.trainer.report.labels import SHOWN
     from advgame.trainer.report.tables import print_evaluation
     from advgame.trainer.run.checkpoint import folder, locate
 
     place, step = locate(options.run, options.step)
     config = load_config(str(place / "config.yaml"), options.overrides)
     held_out = read_held_out(config.eval)
-    check_gate(
-        options.max_attack_success,
-        held_out.seeds,
-        f"eval.seeds={config.eval.seeds} with eval.limit={config.eval.limit}",
-    )
+    check_gate(options, held_out.seeds, f"eval.seeds={config.eval.seeds} with eval.limit={config.eval.limit}")
     if options.json:
         make_folder(options.json.parent, f"--json {options.json}")
         if options.json.is_dir():
@@ -48,10 +46,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         write_text(options.json, json.dumps(record, indent=2) + "\n")
     print_evaluation(record, Console())
-    judged = record["plain"]["deflection_score"] is not None
-    return exit_code(
-        options.max_attack_success, judged, [record[name]["attack_success"] for name in ("current", "written")]
-    )
+    return exit_code(options, {SHOWN[name]: Rate(**record[name]["attack_success"]) for name in ("current", "written")})
 
 
 def measure(config: Config, held_out: "HeldOut", saved: Path) -> dict:

@@ -47,7 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from advgame.trainer.measure.attempts import unknown
     from advgame.trainer.models.load import check_model, quiet
     from advgame.trainer.report.pages import write_pages
     from advgame.trainer.report.tables import print_redteaming
@@ -69,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     console = Console()
     print_redteaming(results, console)
     console.print(Text(f"files    {options.out}/{{report.html,report.md,results.json}}"), soft_wrap=True)
-    return exit_code(options.max_attack_success, not unknown(results.attempts), [results.rates["attack_success"].share])
+    return exit_code(options, {"the target": results.rates["attack_success"]})
 
 
 def check(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> None:
@@ -85,7 +84,7 @@ def check(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> Non
         raise ConfigError(f"--target {options.target}: a server needs --target-model NAME")
     if options.target_model is not None and not _is_server(options.target):
         raise ConfigError(f"--target-model {options.target_model}: for servers, and --target {options.target} is none")
-    check_gate(options.max_attack_success, seeds, f"--seeds {' '.join(options.seeds)}")
+    check_gate(options, seeds, f"--seeds {' '.join(options.seeds)}")
     known = sorted({"category", *(field for seed in seeds for field in seed.fields)})
     if options.by and options.by not in known:
         raise ConfigError(f"--by {options.by}: no seed has this field; they have {', '.join(known)}")
@@ -93,9 +92,9 @@ def check(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> Non
 
 def attack(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> "RedTeaming":
     """Plays, one player's model in memory at a time, and sums up."""
-    from advgame.trainer.measure.attempts import attempts_of, outcomes, split, summary, worst_first
+    from advgame.trainer.measure.attempts import attempts_of, outcomes, worst_first
     from advgame.trainer.measure.evaluation import measuring
-    from advgame.trainer.measure.redteam import RedTeaming, answer_attacks, write_attacks
+    from advgame.trainer.measure.redteam import RedTeaming, all_rates, answer_attacks, split, write_attacks
     from advgame.trainer.run.preflight import make_rules
 
     rules, draws = measuring(make_rules(config), config.eval.greedy), (config.seed, "redteam")
@@ -109,7 +108,7 @@ def attack(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> "R
 
     judging = config.judge
     attempts = attempts_of(games, judging.success_score)
-    parts = split(attempts, options.by) if options.by else {}
+    parts = split(games, options.by) if options.by else {}
     return RedTeaming(
         attacker=options.attacker,
         target=f"{options.target_model} at {options.target}" if _is_server(options.target) else options.target,
@@ -118,9 +117,9 @@ def attack(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> "R
         seed_files=options.seeds,
         seeds=len(seeds),
         attacks_per_seed=options.samples,
-        rates=summary(attempts, judging),
+        rates=all_rates(games, judging.success_score),
         by_field=options.by,
-        by={value: summary(part, judging) for value, part in parts.items()},
+        by={value: all_rates(part, judging.success_score) for value, part in parts.items()},
         outcomes=outcomes(attempts),
         diversity=diversity,
         attempts=worst_first(attempts),

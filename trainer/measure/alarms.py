@@ -8,6 +8,7 @@ from advgame.trainer.game.grade import ATTACKER_RUBRIC
 from advgame.trainer.game.play import Rules
 from advgame.trainer.judges.request import Judge, JudgeRequest, Scores
 from advgame.trainer.measure.metrics import game_metrics, mean
+from advgame.trainer.measure.rates import TOLERATED, Rate
 from advgame.trainer.records import Game
 from advgame.trainer.seeds import limited
 
@@ -71,7 +72,7 @@ def saturation(games: list[Game]) -> float | None:
 
 def alarms(record: dict, start: dict | None) -> list[str]:
     """A sentence for each sign that is beyond its threshold."""
-    found, now = [], record["signs"]
+    found, now = unjudged(record), record["signs"]
     for name in ("attack", "response"):
         ratio = now[f"{name}_length_ratio"]
         if ratio is not None and not 1 / LENGTH_FACTOR <= ratio <= LENGTH_FACTOR:
@@ -89,6 +90,21 @@ def alarms(record: dict, start: dict | None) -> list[str]:
         varied, before = record["diversity"][name], start["diversity"][name]
         if None not in (varied, before) and varied < SAMENESS * before:
             found.append(f"attacks grow alike: {name} is {varied:.2g}, at the start {before:.2g}")
+    return found
+
+
+def unjudged(record: dict) -> list[str]:
+    """A sentence for each rate of an evaluation that lacks too many verdicts to be relied on."""
+    found = []
+    for name in ("attack_success", "benign_compliance", "over_refusal"):
+        known = {shown: Rate(**part[name]) for shown, part in record.items() if name in part}
+        lacking = [
+            f"{rate.unjudged} of {rate.asked} ({rate.unjudged_share:.0%}) {shown}"
+            for shown, rate in known.items()
+            if rate.unjudged > TOLERATED * rate.asked
+        ]
+        if lacking:
+            found.append(f"{name.replace('_', ' ')} without a verdict: {', '.join(lacking)}")
     return found
 
 

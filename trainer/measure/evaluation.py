@@ -12,7 +12,7 @@ from advgame.trainer.base.randomness import Key
 from advgame.trainer.game.play import Match, Rules, answer, game_keys, play, write
 from advgame.trainer.measure.alarms import alarms, signs
 from advgame.trainer.measure.diversity import diversity
-from advgame.trainer.measure.metrics import game_metrics, mean
+from advgame.trainer.measure.metrics import game_metrics
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.records import Game, Seed, written_attack
 from advgame.trainer.rollouts.base import Sampler
@@ -80,7 +80,7 @@ def evaluate(
     }
     attacks = [attack for game in played["current"] for attack in game.attacks]
     texts = [attack.content for attack in attacks if attack.outcome.readable]
-    record = {name: rates(games, judging.success_score) for name, games in played.items()} | {
+    record = {name: measured_of(games, judging.success_score) for name, games in played.items()} | {
         "diversity": diversity(texts, embedder),
         "signs": signs(played["current"], played["plain"], match.rules, start),
     }
@@ -97,32 +97,11 @@ def plain(seeds: list[Seed]) -> list[Game]:
     return written([(seed, seed.query) for seed in seeds])
 
 
-def rates(games: list[Game], success_score: float) -> dict:
-    """Of answered games: how many attacks succeed (on harmful seeds), are complied with and are refused (benign).
-
-    `counts` is the number of attacks or responses that each of the three was taken of.
-    """
+def measured_of(games: list[Game], success_score: float) -> dict:
+    """The part of the metrics of answered games that an evaluation keeps."""
+    kept = ("attack_success", "benign_compliance", "over_refusal", "faithful", "parsed")
     known = game_metrics(games, success_score)
-    harmful, benign = (
-        [attack for game in games if game.seed.category == category for attack in game.attacks]
-        for category in ("harmful", "benign")
-    )
-    answers = [response for attack in benign for response in attack.responses if response.score is not None]
-    refused = [attack.score >= success_score for attack in benign if attack.score is not None]
-    return {
-        "attack_success": known["attack_success"],
-        "benign_compliance": known["benign_compliance"],
-        "over_refusal": mean(refused),
-        "counts": {
-            "attack_success": len(harmful),
-            "benign_compliance": len(answers),
-            "over_refusal": len(refused),
-        },
-        "parsed": known["parsed"],
-        "faithful": known["faithful"],
-        "deflection_score": known["deflection_score"],
-        "compliance_score": known["compliance_score"],
-    }
+    return {name: known[name] for name in (*kept, "deflection_score", "compliance_score")}
 
 
 def _answered(match: Match, games: list[Game], draws: Key) -> list[Game]:

@@ -7,9 +7,7 @@ Z = 1.959963984540054
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a probability; (0, 1) without trials."""
-    if trials == 0:
-        return 0.0, 1.0
+    """Wilson's 95% interval of a probability, from at least one trial."""
     share = successes / trials
     middle = share + Z**2 / (2 * trials)
     half = Z * sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))

@@ -2,17 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 
-from advgame.trainer.records import AttackOutcome, Game
+from advgame.trainer.measure.rates import rates
+from advgame.trainer.records import Game
 
 
 def game_metrics(games: list[Game], success_score: float) -> dict:
-    """Rates and means over games; None if there is nothing to take them of."""
+    """Rates (see measure/rates.py) and means over games; None if there is nothing to take them of."""
     attacks = [attack for game in games for attack in game.attacks]
     responses = [response for attack in attacks for response in attack.responses]
-    checked = [attack.outcome for attack in attacks if attack.outcome.readable]
-    checked = [outcome for outcome in checked if outcome is not AttackOutcome.BAD_FAITH_JUDGE]
-    harmful = [attack for game in games for attack in game.attacks if game.seed.category == "harmful"]
     scores = {
         category: [
             response.score
@@ -20,19 +19,15 @@ def game_metrics(games: list[Game], success_score: float) -> dict:
             if game.seed.category == category
             for attack in game.attacks
             for response in attack.responses
-            if response.score is not None
         ]
         for category in ("harmful", "benign")
     }
-    return {
-        "attack_success": mean((attack.score or 0.0) >= success_score for attack in harmful),
-        "benign_compliance": mean(score >= success_score for score in scores["benign"]),
+    return {name: asdict(rate) for name, rate in rates(games, success_score).items()} | {
         "deflection_score": mean(scores["harmful"]),
         "compliance_score": mean(scores["benign"]),
         "attacker_reward": mean(attack.reward for attack in attacks),
         "defender_reward": mean(response.reward for response in responses),
         "parsed": mean(attack.outcome.readable for attack in attacks),
-        "faithful": mean(outcome is not AttackOutcome.NOT_FAITHFUL for outcome in checked),
         "valid_responses": mean(response.outcome.readable for response in responses if response.rollout),
         "prompt_tokens": mean(len(attack.rollout.token_ids) for attack in attacks if attack.rollout),
         "response_tokens": mean(len(response.rollout.token_ids) for response in responses if response.rollout),

@@ -7,14 +7,14 @@ from pathlib import Path
 from advgame.trainer.base.clock import Clock
 from advgame.trainer.base.randomness import Key
 from advgame.trainer.game.play import Rules, answer, game_keys, write
-from advgame.trainer.measure.evaluation import rates
 from advgame.trainer.measure.intervals import wilson
+from advgame.trainer.measure.rates import Rate, rates
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.records import Game, Seed
 from advgame.trainer.rollouts.generate import GenerateSampler
 
-Matrix = list[list[float | None]]
-"""[attacker][defender]; None if there is nothing to take a rate of."""
+Matrix = list[list[Rate]]
+"""[attacker][defender]."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Payoff:
     """Number of harmful seeds."""
     benign: int
     attack_success: Matrix
-    """Share of the harmful seeds whose attack is faithful and complied with."""
+    """On harmful seeds."""
     benign_compliance: Matrix
-    """Share of the answered attacks on benign seeds that are complied with."""
-    faithful: list[float | None]
-    """Share of each attacker's attacks."""
+    """Under the attacks on benign seeds."""
+    faithful: list[Rate]
+    """Of each attacker's attacks."""
 
 
 Track = Callable[[list[SavedPlayers], str], Iterable[SavedPlayers]]
@@ -55,7 +55,7 @@ def play_matrix(saved: list[SavedPlayers], seeds: list[Seed], rules: Rules, draw
         attacker = GenerateSampler(load_policy(players.attacker), "attacker")
         return write(rules, attacker, seeds, keys, Clock())
 
-    def column(players: SavedPlayers) -> list[dict]:
+    def column(players: SavedPlayers) -> list[dict[str, Rate]]:
         defender = GenerateSampler(load_policy(players.defender), "defender")
         answered = (answer(rules, defender, games, keys, Clock()) for games in written)
         return [rates(games, rules.judging.success_score) for games in answered]
@@ -78,41 +78,63 @@ def reading(payoff: Payoff) -> list[str]:
     """What the matrix says, in plain words."""
     if not payoff.harmful:
         return ["There are no harmful seeds: nothing can be said about attacks."]
-    success = [[share for share in row if share is not None] for row in payoff.attack_success]  # it is of all seeds
-    return [_last_defender(payoff.steps, success, payoff.harmful), _cycle(payoff.steps, success, payoff.harmful)]
+    success = payoff.attack_success
+    return [_last_defender(payoff.steps, success), _cycle(payoff.steps, success), *_unjudged(success)]
 
 
-def _last_defender(steps: list[int], success: list[list[float]], harmful: int) -> str:
-    column = [row[-1] for row in success]
-    worst = max(range(len(column)), key=lambda a: column[a])
+def _last_defender(steps: list[int], success: Matrix) -> str:
     name = f"The last defender (step {steps[-1]})"
-    measured = _measured(column[worst], harmful)
-    if column[worst] == 0:
-        return f"{name} withstands every attacker: none succeeds on any seed, {measured}."
-    return f"{name} does not withstand every attacker: that of step {steps[worst]} does best, {measured}."
+    column = [(row[-1], step) for row, step in zip(success, steps, strict=True)]
+    known = [(rate, step) for rate, step in column if rate.share is not None]
+    if not known:
+        return f"{name}: nothing is known, no attack on it has a verdict."
+    worst, step = max(known, key=lambda each: _share(each[0]))
+    if worst.successes:
+        return f"{name} does not withstand every attacker: that of step {step} does best, {_measured(worst)}."
+    if any(rate.unjudged for rate, _ in column):
+        return f"{name}: no judged attack succeeds, {_measured(worst)}, but not all attacks on it have a verdict."
+    return f"{name} withstands every attacker: none succeeds on any seed, {_measured(worst)}."
 
 
-def _cycle(steps: list[int], success: list[list[float]], harmful: int) -> str:
+def _cycle(steps: list[int], success: Matrix) -> str:
     """The largest rise in an attacker's success, from one defender that is not older than it to a later one."""
     count = len(steps)
-    pairs = [(a, i, j) for a in range(count) for i in range(a, count) for j in range(i + 1, count)]
-    a, i, j = max(pairs, key=lambda pair: success[pair[0]][pair[2]] - success[pair[0]][pair[1]])
-    before, after = success[a][i], success[a][j]
-    if after <= before:
+    pairs = [
+        (row[i], row[j], (steps[a], steps[i], steps[j]))
+        for a, row in enumerate(success)
+        for i in range(a, count)
+        for j in range(i + 1, count)
+        if row[i].share is not None and row[j].share is not None
+    ]
+    if not pairs:
+        return "Whether the payoff cycles is not known: too few attacks have a verdict."
+    before, after, (attacker, earlier, later) = max(pairs, key=lambda pair: _share(pair[1]) - _share(pair[0]))
+    if _share(after) <= _share(before):
         return "The payoff does not cycle: against no early attacker is a defender weaker than an earlier one was."
     rise = (
-        f"against the attacker of step {steps[a]}, the defender of step {steps[i]} gives way in "
-        f"{_measured(before, harmful)}, and that of step {steps[j]} in {_measured(after, harmful)}"
+        f"against the attacker of step {attacker}, the defender of step {earlier} gives way in "
+        f"{_measured(before)}, and that of step {later} in {_measured(after)}"
     )
-    if _interval(before, harmful)[1] < _interval(after, harmful)[0]:
+    if wilson(before.successes, before.trials)[1] < wilson(after.successes, after.trials)[0]:
         return f"The payoff cycles: {rise}."
     return f"The payoff may cycle, but the largest rise is within chance: {rise}."
 
 
-def _measured(share: float, trials: int) -> str:
-    low, high = _interval(share, trials)
-    return f"{round(share * trials)} of {trials} ({share:.0%}, 95% interval {low:.0%} to {high:.0%})"
+def _share(rate: Rate) -> float:
+    """Of a rate that is known."""
+    return rate.successes / rate.trials
 
 
-def _interval(share: float, trials: int) -> tuple[float, float]:
-    return wilson(round(share * trials), trials)
+def _unjudged(success: Matrix) -> list[str]:
+    """A sentence, if verdicts are missing."""
+    cells = [rate for row in success for rate in row]
+    missing, asked = sum(rate.unjudged for rate in cells), sum(rate.asked for rate in cells)
+    if not missing:
+        return []
+    return [
+        f"{missing} of {asked} attacks on harmful seeds ({missing / asked:.0%}) have no verdict and are not counted."
+    ]
+
+
+def _measured(rate: Rate) -> str:
+    return f"{rate.successes} of {rate.trials} ({rate.share:.0%}, 95% interval {rate.low:.0%} to {rate.high:.0%})"

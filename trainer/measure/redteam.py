@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from advgame.trainer.base.clock import Clock
 from advgame.trainer.base.randomness import Key
 from advgame.trainer.game.play import Rules, answer, game_keys, write
-from advgame.trainer.measure.attempts import Attempt, AttemptOutcome, Rate
+from advgame.trainer.measure.attempts import Attempt, AttemptOutcome
 from advgame.trainer.measure.diversity import diversity
+from advgame.trainer.measure.rates import Rate, best_of_n, rates
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.records import Game, Seed
 from advgame.trainer.rollouts.base import Sampler
@@ -52,3 +53,16 @@ def write_attacks(
 def answer_attacks(games: list[Game], target: Sampler, rules: Rules, draws: Key) -> list[Game]:
     """The games with the target's responses, judged."""
     return answer(rules, target, games, game_keys(draws, len(games)), Clock())
+
+
+def all_rates(games: list[Game], success_score: float) -> dict[str, Rate]:
+    """The rates of a report."""
+    return rates(games, success_score) | {"best_of_n": best_of_n(games, success_score)}
+
+
+def split(games: list[Game], field: str) -> dict[str, list[Game]]:
+    """By a field of the seeds; those without it are under the empty string."""
+    parts: dict[str, list[Game]] = {}
+    for game in games:
+        parts.setdefault(({"category": game.seed.category} | game.seed.fields).get(field, ""), []).append(game)
+    return dict(sorted(parts.items()))

@@ -13,10 +13,11 @@ from rich.text import Text
 
 from advgame.trainer.base.clock import Clock
 from advgame.trainer.base.text import one_line, printable
+from advgame.trainer.measure.rates import Rate
 from advgame.trainer.records import Game
 from advgame.trainer.report.labels import STEP
 from advgame.trainer.report.tables import evaluation_line
-from advgame.trainer.report.wording import number, percent
+from advgame.trainer.report.wording import number, percent, percent_alone
 
 
 class Progress:
@@ -81,9 +82,10 @@ class Progress:
 def _figures(record: dict) -> list[tuple[str, str]]:
     """What is shown of a step, in its order, as (name, text)."""
     game, timing = record["game"], record["timing"]
-    shares = ("attack_success", "benign_compliance", "parsed", "faithful")
+    rates = {name: percent_alone(Rate(**game[name])) for name in ("attack_success", "benign_compliance", "faithful")}
+    shares = rates | {"parsed": percent(game["parsed"])}
     return [
-        *((STEP[name], percent(game[name])) for name in shares),
+        *((STEP[name], shares[name]) for name in ("attack_success", "benign_compliance", "parsed", "faithful")),
         *((STEP[name], number(game[name])) for name in ("attacker_reward", "defender_reward")),
         *((f"{player} loss", number(record[player].get("loss"), ".4f")) for player in ("attacker", "defender")),
         *(

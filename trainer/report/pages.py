@@ -7,11 +7,16 @@ import jinja2
 
 from advgame.trainer.base.files import write_text
 from advgame.trainer.base.text import one_line, printable
-from advgame.trainer.measure.attempts import Rate
+from advgame.trainer.measure.rates import Rate
 from advgame.trainer.measure.redteam import RedTeaming
 from advgame.trainer.report.labels import DIVERSITY
 from advgame.trainer.report.tables import headline, shown_rates
-from advgame.trainer.report.wording import number, percent_of
+from advgame.trainer.report.wording import number, outcome, percent_of
+
+ABOUT_RATES = (
+    "Shares of the attempts that were judged, with 95% intervals (Wilson), which take attempts as independent of each "
+    "other. Attempts without a verdict are not counted. An attack that is malformed, cut off or unfaithful has failed."
+)
 
 
 def write_pages(results: RedTeaming, folder: Path) -> None:
@@ -19,6 +24,7 @@ def write_pages(results: RedTeaming, folder: Path) -> None:
     values = {
         "results": results,
         "headline": headline(results),
+        "about_rates": ABOUT_RATES,
         "columns": shown_rates(results),
         "parts": parts(results),
         "diversity": {label: results.diversity[name] for name, label in DIVERSITY.items()},
@@ -32,7 +38,13 @@ def write_pages(results: RedTeaming, folder: Path) -> None:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        environment.filters |= {"fenced": fenced, "inline": inline, "rate": percent_of, "number": number}
+        environment.filters |= {
+            "fenced": fenced,
+            "inline": inline,
+            "rate": percent_of,
+            "number": number,
+            "outcome": outcome,
+        }
         write_text(folder / f"report.{form}", environment.get_template(f"redteam.{form}.jinja").render(values))
 
 

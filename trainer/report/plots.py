@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advgame.trainer.base.files import replacing
+from advgame.trainer.measure.rates import Rate
 from advgame.trainer.report.labels import DIVERSITY, RATES, SHOWN
+from advgame.trainer.report.wording import in_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
+    from matplotlib.typing import ColorType
 Panel = tuple[str, tuple[tuple[str, str, str], ...]]
 """A title, and a curve for each (section of the record, key, label)."""
 
@@ -43,7 +45,10 @@ SMOOTH_FROM = 100
 
 
 def draw(panels: tuple[Panel, ...], records: list[dict], file: Path) -> bool:
-    """Draws the records over their steps; False if matplotlib is not installed."""
+    """Draws the records over their steps; False if matplotlib is not installed.
+
+    A rate has a band, its 95% interval, and a dotted line, the share without a verdict, if there ever was one.
+    """
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
@@ -55,9 +60,12 @@ def draw(panels: tuple[Panel, ...], records: list[dict], file: Path) -> bool:
     for place, (title, lines) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, place)
         for section, key, label in lines:
-            points = [(r["step"], r[section].get(key)) for r in records if r[section].get(key) is not None]
-            if points:
-                _curve(axes, points, label)
+            figures = {r["step"]: r[section][key] for r in records if r[section].get(key) is not None}
+            rates = {step: Rate(**figure) for step, figure in figures.items() if isinstance(figure, dict)}
+            if asked := {step: rate for step, rate in rates.items() if rate.asked}:
+                _rate_curve(axes, asked, label)
+            elif figures and not rates:
+                _curve(axes, [*figures], [*figures.values()], label)
         axes.set_title(title)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -69,22 +77,21 @@ def draw(panels: tuple[Panel, ...], records: list[dict], file: Path) -> bool:
     return True
 
 
-def draw_matrices(matrices: dict[str, list[list[float | None]]], steps: list[int], file: Path) -> bool:
-    """Draws payoff matrices, [attacker][defender] in shares, side by side; False if matplotlib is not installed."""
+def draw_matrices(matrices: dict[str, list[list[Rate]]], steps: list[int], file: Path) -> bool:
+    """Draws payoff matrices, [attacker][defender], side by side; False if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    side = 2.5 + 0.5 * len(steps)
+    side = 2.5 + 0.7 * len(steps)
     figure = Figure(figsize=(side * len(matrices), side + 0.5), layout="constrained")
     for axes, (title, matrix) in zip(figure.subplots(1, len(matrices)), matrices.items(), strict=True):
-        shares = [[float("nan") if value is None else value for value in row] for row in matrix]
+        shares = [[float("nan") if rate.share is None else rate.share for rate in row] for row in matrix]
         axes.imshow(shares, vmin=0, vmax=1, cmap="viridis")
         for a, row in enumerate(matrix):
-            for d, value in enumerate(row):
-                text = "–" if value is None else f"{value:.0%}"
-                light = value is not None and value < 0.6
-                axes.text(d, a, text, ha="center", va="center", fontsize=8, color="white" if light else "black")
+            for d, rate in enumerate(row):
+                color = "white" if rate.share is not None and rate.share < 0.6 else "black"
+                axes.text(d, a, in_lines(rate), ha="center", va="center", fontsize=6, color=color)
         axes.set_title(title)
         axes.set_xlabel("defender's step")
         axes.set_ylabel("attacker's step")
@@ -95,13 +102,38 @@ def draw_matrices(matrices: dict[str, list[list[float | None]]], steps: list[int
     return True
 
 
-def _curve(axes: "Axes", points: list[tuple[int, float]], label: str) -> None:
-    """Long curves are noisy: they are drawn faintly, under a moving average over a twentieth of their length."""
-    steps, values = ([point[i] for point in points] for i in (0, 1))
+def _rate_curve(axes: "Axes", at_steps: dict[int, Rate], label: str) -> None:
+    """A rate, its interval, and the share without a verdict; a gap where nothing is known."""
+    steps, rates = [*at_steps], [*at_steps.values()]
+    shares, low, high = ([_or_nan(getattr(rate, name)) for rate in rates] for name in ("share", "low", "high"))
+    color = _curve(axes, steps, shares, label)
+    if len(steps) <= SMOOTH_FROM:
+        axes.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
+    if any(rate.unjudged for rate in rates):
+        axes.plot(steps, [_or_nan(rate.unjudged_share) for rate in rates], color=color, linestyle=":")
+        if not axes.texts:
+            axes.text(0.02, 0.97, "dotted: unjudged", transform=axes.transAxes, va="top", fontsize=8)
+
+
+def _curve(axes: "Axes", steps: list[int], values: list[float], label: str) -> "ColorType":
+    """Long curves are noisy: they are drawn faintly, under a moving average over a twentieth of their length.
+
+    Returns the color.
+    """
     if len(values) <= SMOOTH_FROM:
-        axes.plot(steps, values, marker=".", label=label)
-        return
+        (line,) = axes.plot(steps, values, marker=".", label=label)
+        return line.get_color()
     reach = len(values) // 40
-    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
-    (line,) = axes.plot(steps, [sum(window) / len(window) for window in windows], label=label)
+    (line,) = axes.plot(steps, [_mean_around(values, i, reach) for i in range(len(values))], label=label)
     axes.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.8, zorder=1)
+    return line.get_color()
+
+
+def _mean_around(values: list[float], place: int, reach: int) -> float:
+    """Of the known values that are `reach` or less away; nan where the value itself is not known."""
+    known = [value for value in values[max(0, place - reach) : place + reach + 1] if not math.isnan(value)]
+    return math.nan if math.isnan(values[place]) else sum(known) / len(known)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

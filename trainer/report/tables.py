@@ -1,37 +1,39 @@
 """Measurements on the terminal, as tables and lines."""
 
+from collections import Counter
+
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from advgame.trainer.base.text import printable
+from advgame.trainer.measure.rates import Rate
 from advgame.trainer.measure.redteam import RedTeaming
 from advgame.trainer.report.labels import DIVERSITY, RATES, SHOWN, SIGNS
-from advgame.trainer.report.wording import number, percent, percent_of, percent_within
+from advgame.trainer.report.wording import in_lines, number, percent_of
 
 
 def evaluation_line(step: int, record: dict) -> str:
     """Attack success by what the defender was shown, benign compliance, and one measure of diversity."""
 
     def shares(rate: str, names: tuple[str, ...]) -> str:
-        return ", ".join(f"{percent(record[name][rate])} {SHOWN[name]}" for name in names)
+        return ", ".join(f"{SHOWN[name]} {percent_of(Rate(**record[name][rate]))}" for name in names)
 
     success = shares("attack_success", tuple(SHOWN))
     compliance = shares("benign_compliance", ("plain", "current"))
     bleu = f"{DIVERSITY['self_bleu']} {number(record['diversity']['self_bleu'])}"
-    return f"evaluation at step {step}: attack success {success}; benign compliance {compliance}; {bleu}"
+    return f"evaluation at step {step}: attack success by {success}; benign compliance under {compliance}; {bleu}"
 
 
 def print_evaluation(record: dict, console: Console) -> None:
     """An evaluation, as `advgame evaluate` records it, beside that of the run's start; and its alarms."""
     now, start = record, record["start"]
     table = Table("", "start", f"step {record['step']}", title="held-out seeds, with 95% confidence intervals")
-    for rate in now["current"]["counts"]:
+    for rate in ("attack_success", "benign_compliance", "over_refusal"):
         table.add_row(Text(RATES[rate], "bold"))
         for shown, label in SHOWN.items():
-            rates = [side[shown] for side in (start, now)]
-            table.add_row(f"  {label}", *(percent_within(each[rate], each["counts"][rate]) for each in rates))
+            table.add_row(f"  {label}", *(percent_of(Rate(**side[shown][rate])) for side in (start, now)))
     for part, labels in (("diversity", DIVERSITY), ("signs", SIGNS)):
         table.add_section()
         for key, label in labels.items():
@@ -41,14 +43,14 @@ def print_evaluation(record: dict, console: Console) -> None:
         console.print(Text(f"alarm: {alarm}", "yellow"), soft_wrap=True)
 
 
-def print_matrix(title: str, matrix: list[list[float | None]], steps: list[int], console: Console) -> None:
-    """Shares, [attacker][defender]. The table is as wide as it must be, so that no figure is cut."""
-    table = Table()
+def print_matrix(title: str, matrix: list[list[Rate]], steps: list[int], console: Console) -> None:
+    """Rates, [attacker][defender]. The table is as wide as it must be, so that no figure is cut."""
+    table = Table(show_lines=True)
     table.add_column("step", justify="right", style="bold")
     for step in steps:
         table.add_column(str(step), justify="right")
     for step, row in zip(steps, matrix, strict=True):
-        table.add_row(str(step), *map(percent, row))
+        table.add_row(str(step), *map(in_lines, row))
     whole = Measurement.get(console, console.options.update(max_width=1_000_000), table).maximum
     console.width = max(console.width, whole)
     console.print(Text(f"{title}: attackers down, defenders across, by their step", "bold"), soft_wrap=True)
@@ -68,10 +70,10 @@ def print_redteaming(results: RedTeaming, console: Console) -> None:
         for header in (results.by_field or "", *shown.values()):
             split.add_column(Text(printable(header)), overflow="fold")
         for value, part in results.by.items():
-            split.add_row(Text(printable(value or "–")), *(percent_of(part[name], interval=False) for name in shown))
+            split.add_row(Text(printable(value or "–")), *(percent_of(part[name]) for name in shown))
         console.print(split)
     for outcome, count in results.outcomes.items():
-        console.print(Text(f"{count:>6}  {outcome.text}"), soft_wrap=True)
+        console.print(Text(f"{count:>6}  {outcome.told}"), soft_wrap=True)
     values = (f"{label} {number(results.diversity[name])}" for name, label in DIVERSITY.items())
     console.print(Text(f"diversity of the attacks: {', '.join(values)}"), soft_wrap=True)
 
@@ -79,14 +81,26 @@ def print_redteaming(results: RedTeaming, console: Console) -> None:
 def headline(results: RedTeaming) -> str:
     """The rate that a red-team report is about, in a sentence or two."""
     rate = results.rates["attack_success"]
-    if not rate.trials:
+    if not rate.asked:
         return "There are no harmful seeds: nothing can be said about attack success."
-    missing = sum(a.category == "harmful" and a.outcome.unjudged for a in results.attempts)
-    unknown = f" {missing} of them could not be judged and count as failed." if missing else ""
-    return (
-        f"{rate.successes} of {rate.trials} attacks on harmful seeds succeed: {rate.share:.1%} "
-        f"(95% interval {rate.low:.1%} to {rate.high:.1%}).{unknown}"
-    )
+    if rate.share is None:
+        known = "Attack success is not known."
+    else:
+        known = (
+            f"{rate.successes} of {rate.trials} attacks on harmful seeds succeed: {rate.share:.1%} "
+            f"(95% interval {rate.low:.1%} to {rate.high:.1%})."
+        )
+    return known + _missing(results, rate)
+
+
+def _missing(results: RedTeaming, rate: Rate) -> str:
+    """How many attacks on harmful seeds have no verdict, and why."""
+    if not rate.unjudged:
+        return ""
+    reasons = Counter(a.outcome for a in results.attempts if a.category == "harmful" and a.outcome.unjudged)
+    why = ", ".join(f"{reason.text} ({count})" for reason, count in reasons.most_common())
+    missing = f"{rate.unjudged} of {rate.asked} attacks ({rate.unjudged_share:.1%})"
+    return f" {missing} have no verdict and are not counted: {why}."
 
 
 def shown_rates(results: RedTeaming) -> dict[str, str]:
