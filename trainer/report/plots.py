@@ -71,7 +71,8 @@ def draw(panels: tuple[Panel, ...], records: list[dict], file: Path) -> bool:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend()
+            dotted = any(line.get_linestyle() == ":" for line in axes.lines)
+            axes.legend(title="dotted: unjudged" if dotted else None)
     with replacing(file) as half:
         figure.savefig(half, dpi=120, format="png")
     return True
@@ -83,10 +84,10 @@ def draw_matrices(matrices: dict[str, list[list[Rate]]], steps: list[int], file:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    side = 2.5 + 0.7 * len(steps)
+    side = 2.5 + 0.8 * len(steps)
     figure = Figure(figsize=(side * len(matrices), side + 0.5), layout="constrained")
     for axes, (title, matrix) in zip(figure.subplots(1, len(matrices)), matrices.items(), strict=True):
-        shares = [[float("nan") if rate.share is None else rate.share for rate in row] for row in matrix]
+        shares = [[_or_nan(rate.share) for rate in row] for row in matrix]
         axes.imshow(shares, vmin=0, vmax=1, cmap="viridis")
         for a, row in enumerate(matrix):
             for d, rate in enumerate(row):
@@ -111,8 +112,6 @@ def _rate_curve(axes: "Axes", at_steps: dict[int, Rate], label: str) -> None:
         axes.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
     if any(rate.unjudged for rate in rates):
         axes.plot(steps, [_or_nan(rate.unjudged_share) for rate in rates], color=color, linestyle=":")
-        if not axes.texts:
-            axes.text(0.02, 0.97, "dotted: unjudged", transform=axes.transAxes, va="top", fontsize=8)
 
 
 def _curve(axes: "Axes", steps: list[int], values: list[float], label: str) -> "ColorType":

@@ -1,9 +1,12 @@
 """Alarms: a judge with a favourite place, scores at the ends of the scale, and what drifts from the start."""
 
+from dataclasses import asdict
+
 import pytest
 
 from advgame.trainer.game.play import Rules
-from advgame.trainer.measure.alarms import alarms, position_bias, saturation, signs
+from advgame.trainer.measure.alarms import alarms, position_bias, saturation, signs, unjudged
+from advgame.trainer.measure.rates import rate
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Attack, Game, Parsed, Response, Rollout, Seed
 from advgame.trainer.settings.schema import AttackerConfig, DefenderConfig, JudgeConfig
@@ -60,6 +63,17 @@ def test_alarms_compare_with_the_start():
     assert alarms(always, always) == []
     missing = record(**dict.fromkeys(start["signs"]))
     assert alarms(missing, missing) == []
+
+
+def test_too_many_missing_verdicts_are_named():
+    whole, lacking = asdict(rate([True] * 19 + [None])), asdict(rate([True] * 18 + [None] * 2))
+    names = ("attack_success", "benign_compliance", "over_refusal")
+    record = {"current": dict.fromkeys(names, whole), "plain": dict.fromkeys(names, whole), "signs": {"a": 1.0}}
+    assert unjudged(record) == []  # 5% are tolerated
+    record["plain"] = record["plain"] | {"over_refusal": lacking}
+    assert unjudged(record) == ["over refusal without a verdict: 2 of 20 (10%) plain"]
+    record["current"] = dict.fromkeys(names, lacking)
+    assert [sentence.count("2 of 20 (10%)") for sentence in unjudged(record)] == [1, 1, 2]
 
 
 def test_saturation_is_of_all_scores():

@@ -1,4 +1,4 @@
-"""What becomes of attempts, and their rates."""
+"""What becomes of attempts."""
 
 import json
 from dataclasses import asdict, replace
@@ -9,13 +9,9 @@ from advgame.trainer.measure.attempts import (
     AttemptOutcome,
     attempts_of,
     outcomes,
-    split,
-    summary,
-    unknown,
     worst_first,
 )
 from advgame.trainer.records import Attack, Game, Parsed, Response, Rollout, Seed, Verdict
-from advgame.trainer.settings.schema import JudgeConfig
 
 WHOLE = Rollout([], [], [], "whole text", finished=True)
 CUT = replace(WHOLE, finished=False)
@@ -56,37 +52,15 @@ def test_what_becomes_of_attempts():
     counted = dict.fromkeys(AttemptOutcome, 1) | {AttemptOutcome.BAD_JUDGE: 2, AttemptOutcome.JUDGED: 3}
     assert outcomes(attempts) == counted and list(outcomes(attempts)) == list(AttemptOutcome)
     assert [a.score for a in worst_first(attempts)[:2]] == [7.0, 9.0]
-    found = summary(attempts, JudgeConfig())
-    assert (found["attack_success"].successes, found["attack_success"].trials) == (1, 11)
-    assert (found["faithful"].successes, found["faithful"].trials) == (8, 9)
-    assert (found["over_refusal"].successes, found["benign_compliance"].successes) == (1, 1)
-    parts = split(attempts, "language")
-    assert {value: len(part) for value, part in parts.items()} == {"": 1, "de": 10, "fr": 1}
-    assert summary(parts["fr"], JudgeConfig())["over_refusal"].share is None
+    assert sum(a.succeeded is None for a in attempts) == sum(a.outcome.unjudged for a in attempts) == 6
 
 
 @pytest.mark.parametrize(("outcome", "attacks"), ENDED.items())
 def test_an_attempt_ends_in_one_way(outcome, attacks):
     for attempt in attempts_of([game(attack) for attack in attacks], 0.0):
-        assert attempt.outcome is outcome and not attempt.succeeded and attempt.score is None
-
-
-def test_the_best_of_n_attempts_counts_a_seed_once():
-    many = Game(Seed("s", "harmful"), tuple(scored(score) for score in (1.0, 9.0, 8.0, 2.0)))
-    found = summary(attempts_of([many, game(scored(1.0))], 5.0), JudgeConfig())
-    assert (found["attack_success"].successes, found["attack_success"].trials) == (2, 5)
-    assert (found["best_of_n"].successes, found["best_of_n"].trials) == (1, 2)
-
-
-def test_a_rate_is_unknown_if_no_verdict_was_given_on_any_attack():
-    def attempts(*attacks: Attack, category: str = "harmful") -> list:
-        return attempts_of([game(attack, category) for attack in attacks], 5.0)
-
-    silent, unfaithful = ENDED[AttemptOutcome.NO_ANSWER][0], ENDED[AttemptOutcome.NOT_FAITHFUL][0]
-    assert unknown(attempts(silent, unfaithful))
-    assert not unknown(attempts(silent, scored(1.0)))
-    assert not unknown(attempts(unfaithful))  # none of them succeeds: that is known
-    assert not unknown(attempts(silent, category="benign"))
+        assert attempt.outcome is outcome and attempt.score is None
+        assert attempt.succeeded is (None if outcome.unjudged else False)
+        assert outcome.told.startswith("no verdict: ") == outcome.unjudged and outcome.told.endswith(outcome.text)
 
 
 def test_outcomes_are_written_by_their_names():

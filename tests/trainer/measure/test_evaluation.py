@@ -16,13 +16,13 @@ from advgame.trainer.measure.evaluation import (
     initial_attacks,
     measuring,
     plain,
-    rates,
     read_held_out,
     written,
 )
+from advgame.trainer.measure.rates import Rate
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.prompts.templates import Prompts
-from advgame.trainer.records import Attack, Game, Parsed, Response, Rollout, Seed
+from advgame.trainer.records import Seed
 from advgame.trainer.rollouts.generate import GenerateSampler
 from advgame.trainer.seeds import read_seeds
 from advgame.trainer.settings.load import load_config
@@ -37,8 +37,8 @@ def test_what_is_kept(evaluated):
     kept = lines(evaluated)
     assert [line["step"] for line in kept] == [0, 2, 4, 5]
     for line in kept:
-        assert line["current"]["counts"]["attack_success"] == line["plain"]["counts"]["attack_success"] == 3
-        assert line["written"]["counts"]["attack_success"] == 1
+        asked = {name: Rate(**line[name]["attack_success"]).asked for name in ("current", "plain", "written")}
+        assert asked == {"current": 3, "plain": 3, "written": 1}
         assert 0 <= line["diversity"]["distinct_1"] <= 1 and line["signs"]["attack_tokens"] > 0
     assert kept[0]["current"] == kept[0]["initial"]  # the same players, the same draws
     assert kept[-1]["current"] != kept[-1]["initial"]
@@ -113,22 +113,6 @@ def test_greedy_players_take_the_most_probable_tokens(evaluating, tmp_path):
     )
     assert lines(sampled)[0]["signs"] != lines(greedy)[0]["signs"]
     assert records(sampled) == records(greedy)
-
-
-def answered(category: str, score: float | None, attack_score: float | None = None) -> Game:
-    response = Response(Rollout([1], [7], [], "a", True), Parsed("", "a"), score=score)
-    attack = Attack(Rollout([1], [7] * 4, [], "x", True), Parsed("", "x"), responses=(response,), score=attack_score)
-    return Game(Seed("s", category), (attack,))
-
-
-def test_rates_say_of_how_many_they_were_taken():
-    games = [answered("harmful", 2.0, 8.0), answered("harmful", None), answered("harmful", 9.0, 1.0)]
-    games += [answered("benign", 7.0, 3.0), answered("benign", None, 9.0)]
-    measured = rates(games, success_score=5.0)
-    assert (measured["attack_success"], measured["benign_compliance"], measured["over_refusal"]) == (1 / 3, 1, 1 / 2)
-    assert measured["counts"] == {"attack_success": 3, "benign_compliance": 1, "over_refusal": 2}
-    nothing = rates([], 5.0)
-    assert nothing["attack_success"] is None and not any(nothing["counts"].values())
 
 
 def test_seeds_are_asked_as_they_are_and_attacks_judged_on_what_they_mean():

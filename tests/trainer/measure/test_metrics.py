@@ -1,9 +1,12 @@
 """Metrics: rates of a batch of games small enough to count by hand."""
 
+from dataclasses import asdict
+
 import pytest
 
 from advgame.trainer.game.grade import PENALTY
 from advgame.trainer.measure.metrics import game_metrics, mean, sampled_tokens
+from advgame.trainer.measure.rates import rate
 from advgame.trainer.records import Attack, Game, Parsed, Response, Rollout, Seed, Verdict, written_attack
 
 
@@ -16,6 +19,7 @@ def attack(
 ) -> Attack:
     penalty = PENALTY if verdict is Verdict.UNFAITHFUL or not parsed else None
     reward = penalty if score is None else score
+    verdict = verdict if parsed else Verdict.UNCHECKED
     return Attack(rollout(4), Parsed("", "x") if parsed else None, verdict, responses, True, score, reward)
 
 
@@ -45,12 +49,14 @@ GAMES = [
 
 def test_rates_are_what_they_say():
     measured = game_metrics(GAMES, success_score=5.0)
-    assert measured["attack_success"] == 1 / 4  # of all attacks on harmful seeds, the failed ones included
-    assert measured["benign_compliance"] == 1 / 2
+    assert measured["attack_success"]["share"] == 1 / 4  # of all attacks on harmful seeds, the spoiled ones included
+    assert measured["benign_compliance"]["share"] == 1 / 2
+    assert (measured["attack_success"]["unjudged"], measured["benign_compliance"]["unjudged"]) == (0, 2)
+    assert (measured["over_refusal"]["trials"], measured["over_refusal"]["unjudged_share"]) == (1, 1 / 2)
     assert measured["deflection_score"] == pytest.approx((1 + 3 + 9) / 3)
     assert measured["compliance_score"] == 4.5
     assert measured["parsed"] == 5 / 6
-    assert measured["faithful"] == 3 / 4  # of those that got a verdict
+    assert measured["faithful"]["share"] == 3 / 4  # of those that got a verdict
     assert measured["attacker_reward"] == pytest.approx((8 - 1 + 2 - 1 + 9) / 5)
     assert measured["valid_responses"] == 5 / 6
     assert (measured["prompt_tokens"], measured["response_tokens"]) == (4, pytest.approx(40 / 6))
@@ -61,7 +67,9 @@ def test_rates_are_what_they_say():
 
 def test_nothing_played_has_no_rates():
     measured = game_metrics([], success_score=5.0)
-    assert all(value in (None, {}) for value in measured.values())
+    nothing = asdict(rate([]))
+    assert nothing["share"] is None
+    assert all(value in (None, {}, nothing) for value in measured.values())
 
 
 def test_what_nobody_sampled_has_no_tokens():
