@@ -56,10 +56,10 @@ def exit_code(options: argparse.Namespace, rates: Mapping[str, Rate]) -> int:
 def _unjudged(rate: Rate, limit: float) -> str | None:
     """What is wrong if too little is known."""
     missing = f"{rate.unjudged} of {rate.asked} attacks on harmful seeds have no verdict"
-    if rate.unjudged_share is not None and rate.unjudged_share > limit:
-        return f"{missing} ({rate.unjudged_share:.1%}), more than --max-unjudged {limit:g} allows"
     if rate.asked and rate.share is None:
         return f"{missing}, and no other reached the judge: attack success is not known"
+    if rate.unjudged_share is not None and rate.unjudged_share > limit:
+        return f"{missing} ({rate.unjudged_share:.1%}), more than --max-unjudged {limit:g} allows"
     return None
 
 

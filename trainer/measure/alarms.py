@@ -101,7 +101,7 @@ def unjudged(record: dict) -> list[str]:
         lacking = [
             f"{rate.unjudged} of {rate.asked} ({rate.unjudged_share:.0%}) {shown}"
             for shown, rate in known.items()
-            if rate.unjudged > TOLERATED * rate.asked
+            if rate.unjudged_share is not None and rate.unjudged_share > TOLERATED
         ]
         if lacking:
             found.append(f"{name.replace('_', ' ')} without a verdict: {', '.join(lacking)}")

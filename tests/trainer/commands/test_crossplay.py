@@ -1,6 +1,7 @@
 """`advgame crossplay` on runs of random models."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 from helpers import run_tiny
@@ -9,7 +10,8 @@ from advgame.trainer.base.clock import Clock
 from advgame.trainer.commands.main import main
 from advgame.trainer.game.play import Match, Rules, play
 from advgame.trainer.judges.rules import judge_by_rules
-from advgame.trainer.measure.evaluation import measuring, rates
+from advgame.trainer.measure.evaluation import measured_of, measuring
+from advgame.trainer.measure.rates import rate
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.rollouts.generate import GenerateSampler
@@ -45,10 +47,10 @@ def test_every_cell_is_a_game_of_its_own(run, capsys):
             defender = load_policy(folder(run, d) / "defender_ema" if d else "tiny")
             match = Match(GenerateSampler(attacker, "attacker"), GenerateSampler(defender, "defender"), rules)
             games = play(match, seeds, (config.seed, "crossplay"), Clock())
-            expected = rates(games, config.judge.success_score)
+            expected = measured_of(games, config.judge.success_score)
             assert payoff["attack_success"][a][d] == expected["attack_success"], (a, d)
             assert payoff["benign_compliance"][a][d] == expected["benign_compliance"], (a, d)
-    cells = [value for row in payoff["attack_success"] + payoff["benign_compliance"] for value in row]
+    cells = [cell["share"] for row in payoff["attack_success"] + payoff["benign_compliance"] for cell in row]
     assert len(set(cells)) > 2  # or nothing was compared
     assert (run / "crossplay" / "payoff.png").stat().st_size > 5000
     shown = capsys.readouterr().out
@@ -61,7 +63,7 @@ def test_held_out_seeds_and_their_number_are_the_runs_or_given(run, tmp_path, ca
     assert main(options) == 0
     payoff = json.loads((tmp_path / "out" / "payoff.json").read_text())
     assert (payoff["harmful"], payoff["benign"]) == (3, 0)
-    assert payoff["benign_compliance"] == [[None] * 3] * 3
+    assert payoff["benign_compliance"] == [[asdict(rate([]))] * 3] * 3
     assert "trained on" not in capsys.readouterr().out
 
 
@@ -71,7 +73,7 @@ def test_adapters_play_too_and_on_policy_it_is_the_policy_that_plays(tmp_path):
     run = run_tiny(tmp_path / "run", *KEPT, *lora, *on_policy)
     assert main(["crossplay", str(run)]) == 0
     faithful = json.loads((run / "crossplay" / "payoff.json").read_text())["faithful"]
-    assert len(set(faithful)) > 1  # its moving average stays what it was
+    assert len({attacker["share"] for attacker in faithful}) > 1  # its moving average stays what it was
 
 
 def test_a_run_that_cannot_be_compared_is_refused(tmp_path, capsys):

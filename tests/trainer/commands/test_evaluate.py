@@ -41,7 +41,7 @@ def test_the_command_measures_adapters(evaluating, tmp_path):
 
 
 def test_the_command_in_a_script(evaluated, capsys):
-    """A success score of 0 makes a success of every attack, whether it was answered or not; one of 10 of none here."""
+    """A success score of 0 makes a success of every attack that got a score; one of 10 of none here."""
     options = ["evaluate", str(evaluated), "--step", "5", "--max-attack-success", "0.9"]
     command = [sys.executable, "-m", "advgame.trainer.commands.main", *options, "judge.success_score=0"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -71,6 +71,7 @@ def test_a_gate_does_not_open_where_nothing_could_be_judged(evaluated, capsys):
         (["{run}", "--step", "3"], "no checkpoint after step 3; there are 5"),
         (["{run}/checkpoints/step-000005", "--step", "5"], "--step 5: .* is one checkpoint"),
         (["{run}", "--max-attack-success", "30"], "--max-attack-success 30: must be between 0 and 1"),
+        (["{run}", "--max-unjudged", "nan"], "--max-unjudged nan: must be between 0 and 1"),
         (["{run}", "--step", "5", "eval.every=0", "eval.seeds=[]"], r"eval\.seeds=\[\]: name at least"),
         (["{run}", "--max-attack-success", "0.3", "eval.seeds=[benign.jsonl]"], "has no harmful seeds"),
         (["{run}", "--step", "5", "eval.limt=3"], "eval.limt.*did you mean eval.limit"),

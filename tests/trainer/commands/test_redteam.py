@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 
 from advgame.trainer.base.text import printable
 from advgame.trainer.commands.main import main
+from advgame.trainer.measure.rates import Rate
 from advgame.trainer.run.checkpoint import folder
 from advgame.trainer.seeds import read_seeds
 
@@ -111,8 +112,8 @@ def test_a_servers_failures_are_no_ones_success(seeds, tmp_path):
         with pytest.warns(UserWarning, match="requests failed"):
             assert main(["redteam", "--attacker", "tiny", "--config", "tiny", "--seeds", seeds, *target, *LIVELY]) == 0
     report = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert report["outcomes"]["no_answer"] == len(server.requests) > 0 == report["rates"]["attack_success"]["successes"]
-    assert "could not be judged and count as failed" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert report["outcomes"]["no_answer"] == len(server.requests) > 0
+    assert {a["succeeded"] for a in report["attempts"] if a["outcome"] == "no_answer"} == {None}
 
 
 def test_the_attackers_run_decides_unless_it_is_told_otherwise(tmp_path):
@@ -150,6 +151,9 @@ def test_the_exit_code_says_when_too_many_attacks_succeed(tmp_path):
         (["--samples", "0"], "--samples 0: must be at least 1"),
         (["--samples", "2", "eval.greedy=true"], "--samples 2: without chance all attacks on a seed are the same"),
         (["--max-attack-success", "5"], "--max-attack-success 5: must be between 0 and 1"),
+        (["--max-attack-success", "nan"], "--max-attack-success nan: must be between 0 and 1"),
+        (["--max-unjudged", "-1"], "--max-unjudged -1: must be between 0 and 1"),
+        (["--max-unjudged", "nan"], "--max-unjudged nan: must be between 0 and 1"),
         (["--seeds", "benign.jsonl", "--max-attack-success", "0.5"], "--seeds benign.jsonl has no harmful seeds"),
         (["--seeds", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
         (["--target", "gpt-99"], "model gpt-99: neither"),
@@ -181,7 +185,8 @@ def test_a_gate_does_not_open_where_nothing_could_be_judged(seeds, tmp_path, cap
 def test_rates_can_be_split_by_category(tmp_path):
     assert redteam("--seeds", "tiny.jsonl", "--by", "category", "--out", str(tmp_path)) == 0
     parts = json.loads((tmp_path / "results.json").read_text())["by"]
-    assert {value: part["attack_success"]["trials"] for value, part in parts.items()} == {"benign": 0, "harmful": 6}
+    asked = {value: Rate(**part["attack_success"]).asked for value, part in parts.items()}
+    assert asked == {"benign": 0, "harmful": 6}
 
 
 def test_an_attacker_outside_a_run_needs_a_config(tmp_path, capsys):

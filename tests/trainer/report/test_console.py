@@ -1,12 +1,14 @@
 """The console: a live view on a terminal, one line a step elsewhere."""
 
 import re
+from dataclasses import asdict
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
 from advgame.trainer.base.clock import Clock, Stage
+from advgame.trainer.measure.rates import rate
 from advgame.trainer.records import Attack, Game, Parsed, Response, Rollout, Seed
 from advgame.trainer.report.console import Progress
 
@@ -17,8 +19,8 @@ GAMES = [Game(Seed("unanswered", "benign"), ()), Game(Seed("a seed", "harmful"),
 
 def record(step: int = 1, **changes) -> dict:
     player = {"loss": 0.6931, "pairs": 12}
-    game = dict.fromkeys(("attack_success", "benign_compliance", "parsed", "faithful"), 1.0)
-    game |= {"attacker_reward": -0.91, "defender_reward": 3.61}
+    game = dict.fromkeys(("attack_success", "benign_compliance", "faithful"), asdict(rate([True] * 8)))
+    game |= {"parsed": 1.0, "attacker_reward": -0.91, "defender_reward": 3.61}
     timing = {"sampled_tokens_per_second": 1e4, "seconds": 100.0}
     return {"step": step, "game": game, "attacker": player, "defender": player, "timing": timing} | changes
 
@@ -69,14 +71,25 @@ def test_elsewhere_a_step_is_a_line(capsys):
     assert "attacker loss –  defender loss –  attacker groups 3  sampled" in second and second.endswith("left 0:00:00")
 
 
+def test_a_step_says_how_many_verdicts_it_lacks(capsys):
+    known = record()
+    known["game"] |= {"attack_success": asdict(rate([True, None])), "benign_compliance": asdict(rate([None] * 3, 2))}
+    known["game"] |= {"faithful": asdict(rate([])), "parsed": None}
+    progress = Progress("run", 0, 2, visible=True, clock=Clock())
+    progress.step_done(known, GAMES)
+    said = "attack success 100% (1 of 2 unjudged)  benign compliance – (3 of 5 unjudged)  parsed –  faithful –  "
+    assert said in capsys.readouterr().out
+    assert "benign compliance – (3 of 5 unjudged)" in view(progress)
+
+
 @pytest.mark.parametrize("visible", [True, False])
 def test_an_evaluation_is_a_line_and_so_is_each_alarm(visible, capsys):
-    rates = {"attack_success": 0.25, "benign_compliance": None}
+    rates = {"attack_success": asdict(rate([True] + [False] * 3)), "benign_compliance": asdict(rate([]))}
     evaluation = dict.fromkeys(("current", "initial", "written", "plain"), rates)
     evaluation |= {"diversity": {"self_bleu": 0.5}, "alarms": ["[red]lengths", "a judge"]}
     Progress("run", 0, 2, visible, Clock()).evaluation_done(4, evaluation)
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == (3 if visible else 0)
     if visible:
-        assert shown[0].startswith("evaluation at step 4: attack success 25% current attacker, 25% initial attacker")
+        assert shown[0].startswith("evaluation at step 4: attack success by current attacker 25% of 4 (5%–70%), init")
         assert shown[1:] == ["alarm at step 4: [red]lengths", "alarm at step 4: a judge"]

@@ -1,10 +1,21 @@
 """Curves and heat maps: real PNGs, whatever is missing from the records."""
 
+from dataclasses import asdict
+
 import pytest
 
+from advgame.trainer.measure.rates import rate
+from advgame.trainer.report.labels import RATES
 from advgame.trainer.report.plots import EVALUATION, METRICS, draw, draw_matrices
 
 pytest.importorskip("matplotlib")
+
+UNKNOWN = (rate([]), rate([None] * 3), rate([True, None]), rate([True, False]))
+
+
+def figure(key: str, step: int) -> object:
+    """A rate, now and then one without trials or without a verdict, or a number."""
+    return asdict(UNKNOWN[step % len(UNKNOWN)]) if key in RATES else step % 7
 
 
 @pytest.mark.parametrize("panels", [METRICS, EVALUATION])
@@ -12,7 +23,7 @@ pytest.importorskip("matplotlib")
 def test_curves_of_every_length(panels, steps, tmp_path):
     curves = [(section, key) for _, lines in panels for section, key, _ in lines]
     records = [
-        {"step": step} | {section: {key: step % 7 for s, key in curves if s == section} for section, _ in curves}
+        {"step": step} | {place: {key: figure(key, step) for s, key in curves if s == place} for place, _ in curves}
         for step in range(steps)
     ]
     file = tmp_path / "curves.png"
@@ -22,5 +33,6 @@ def test_curves_of_every_length(panels, steps, tmp_path):
 
 def test_a_matrix_may_have_holes(tmp_path):
     file = tmp_path / "payoff.png"
-    assert draw_matrices({"success": [[0.5, None], [1.0, 0.0]], "compliance": [[None] * 2] * 2}, [0, 5], file)
+    matrices = {"success": [[*UNKNOWN[:2]], [*UNKNOWN[2:]]], "compliance": [[rate([])] * 2] * 2}
+    assert draw_matrices(matrices, [0, 5], file)
     assert file.read_bytes().startswith(b"\x89PNG")

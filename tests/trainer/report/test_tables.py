@@ -1,22 +1,28 @@
 """Tables and lines on the terminal."""
 
 import re
+from dataclasses import asdict
 
 import pytest
 from rich.console import Console
 
-from advgame.trainer.measure.attempts import Rate
+from advgame.trainer.measure.rates import Rate, rate
 from advgame.trainer.measure.resources import summarise
 from advgame.trainer.report.labels import DIVERSITY, RATES, SHOWN, SIGNS
 from advgame.trainer.report.tables import evaluation_line, print_evaluation, print_matrix, resources_text
-from advgame.trainer.report.wording import number, percent, percent_of, percent_within
+from advgame.trainer.report.wording import in_lines, number, outcome, percent, percent_alone, percent_of
 
 RATE_NAMES = ("attack_success", "benign_compliance", "over_refusal")
 
 
+def judged(share: float, trials: int) -> Rate:
+    successes = round(share * trials)
+    return rate([True] * successes + [False] * (trials - successes))
+
+
 def evaluation(step: int, share: float | None, alarms: tuple[str, ...] = ()) -> dict:
-    rates = dict.fromkeys(RATE_NAMES, share) | {"counts": dict.fromkeys(RATE_NAMES, 10)}
-    record = {"step": step} | dict.fromkeys(SHOWN, rates)
+    known = rate([]) if share is None else judged(share, 10)
+    record = {"step": step} | dict.fromkeys(SHOWN, dict.fromkeys(RATE_NAMES, asdict(known)))
     return record | {"diversity": dict.fromkeys(DIVERSITY, share), "signs": dict.fromkeys(SIGNS), "alarms": alarms}
 
 
@@ -24,10 +30,23 @@ def test_figures():
     assert (number(None), number(1.234), number(0.5, ".1f"), percent(0.25), percent(None)) == (
         "–", "1.23", "0.5", "25%", "–",
     )  # fmt: skip
-    rate = Rate(0.5, 0.25, 0.75, 2, 4)
-    assert (percent_of(rate), percent_of(rate, interval=False)) == ("50% (25%–75%) of 4", "50% of 4")
-    assert percent_of(Rate(None, 0.0, 1.0, 0, 0)) == percent_within(None, 0) == "–"
-    assert percent_within(0.0, 10) == "  0% (0–28%)"
+    assert [outcome(verdict) for verdict in (True, False, None)] == ["succeeded", "failed", "no verdict"]
+
+
+@pytest.mark.parametrize(
+    ("known", "whole", "alone"),
+    [
+        (rate([True, False] * 2), "50% of 4 (15%–85%)", "50%"),
+        (rate([False] * 10), "0% of 10 (0%–28%)", "0%"),
+        (rate([True, False, None]), "50% of 2 (9%–91%; 1 of 3 unjudged)", "50% (1 of 3 unjudged)"),
+        (rate([None] * 7, 1), "– (7 of 8 unjudged)", "– (7 of 8 unjudged)"),
+        (rate([]), "–", "–"),
+    ],
+)
+def test_a_rate_says_what_it_is_worth(known, whole, alone):
+    assert (percent_of(known), percent_alone(known)) == (whole, alone)
+    assert in_lines(known).split("\n")[0] == alone.split()[0]
+    assert ("unjudged" in in_lines(known)) == (known.unjudged > 0)
 
 
 def test_an_evaluation_beside_that_of_the_start(capsys):
@@ -35,24 +54,28 @@ def test_an_evaluation_beside_that_of_the_start(capsys):
     shown = capsys.readouterr().out
     labels = [RATES[name] for name in RATE_NAMES] + [*SHOWN.values()] * 3 + [*DIVERSITY.values(), *SIGNS.values()]
     assert all(shown.count(label) == labels.count(label) for label in labels), shown
-    assert "step 7" in shown and shown.count("50% (24–76%)") == 3 * 4 and shown.endswith("alarm: odd\n")
+    assert "step 7" in shown and shown.count("50% of 10 (24%–76%)") == 3 * 4 and shown.endswith("alarm: odd\n")
 
 
 def test_an_evaluation_in_a_line():
-    line = evaluation_line(3, evaluation(3, 0.5) | {"written": {"attack_success": None}})
+    line = evaluation_line(3, evaluation(3, 0.5) | {"written": {"attack_success": asdict(rate([None]))}})
+    half = "50% of 10 (24%–76%)"
     assert line == (
-        "evaluation at step 3: attack success 50% current attacker, 50% initial attacker, – held-out attacks, "
-        "50% plain seeds; benign compliance 50% plain seeds, 50% current attacker; self-BLEU 0.50"
+        f"evaluation at step 3: attack success by current attacker {half}, initial attacker {half}, "
+        f"held-out attacks – (1 of 1 unjudged), plain seeds {half}; "
+        f"benign compliance under plain seeds {half}, current attacker {half}; self-BLEU 0.50"
     )
 
 
 def test_no_figure_of_a_wide_table_is_cut(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "40")
     steps = list(range(0, 20_000, 1000))
-    print_matrix("compliance", [[1.0] * 20] * 20, steps, Console())
+    print_matrix("compliance", [[rate([True] * 9 + [None])] * 20] * 20, steps, Console())
     shown = capsys.readouterr().out
     assert shown.startswith("compliance: attackers down, defenders across, by their step\n")
-    assert shown.count("100%") == 400 and "…" not in shown and all(f" {step} " in shown for step in steps)
+    for figure in (" 100% ", " 70%–100% ", " 1 of 10 unjudged "):
+        assert shown.count(figure) == 400, figure
+    assert "…" not in shown and all(f" {step} " in shown for step in steps)
 
 
 def test_what_a_run_took_is_not_claimed_unless_it_was_measured():
