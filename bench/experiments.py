@@ -84,7 +84,8 @@ def measure(attacker: str, defender: str) -> dict[str, float]:
     from advgame.trainer.base.clock import Clock
     from advgame.trainer.game.play import Match, Rules, play
     from advgame.trainer.judges.arena import judge_arena
-    from advgame.trainer.measure.evaluation import evaluate, initial_attacks, measuring, rates, read_held_out
+    from advgame.trainer.measure.evaluation import evaluate, initial_attacks, measuring, read_held_out
+    from advgame.trainer.measure.rates import rates
     from advgame.trainer.models.load import load_policy
     from advgame.trainer.prompts.templates import Prompts
     from advgame.trainer.rollouts.generate import GenerateSampler
@@ -103,11 +104,11 @@ def measure(attacker: str, defender: str) -> dict[str, float]:
     against_first = Match(last, undefended, measuring(rules, held_out.greedy))
     games = play(against_first, held_out.seeds, (config.seed, "first"), Clock())
     success = [
-        rates(games, config.judge.success_score)["attack_success"],
-        *(record[asked]["attack_success"] for asked in ("initial", "current", "written")),
+        rates(games, config.judge.success_score)["attack_success"].share,
+        *(record[asked]["attack_success"]["share"] for asked in ("initial", "current", "written")),
     ]
-    compliance = [record[asked]["benign_compliance"] or 0.0 for asked in ("plain", "current")]
-    return dict(zip(MEASURES, [*success, *compliance, record["current"]["faithful"]], strict=True))
+    compliance = [record[asked]["benign_compliance"]["share"] or 0.0 for asked in ("plain", "current")]
+    return dict(zip(MEASURES, [*success, *compliance, record["current"]["faithful"]["share"]], strict=True))
 
 
 def summary(results: list[dict]) -> dict[str, dict[str, list[float]]]:
