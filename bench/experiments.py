@@ -12,6 +12,7 @@ Players are measured by the exact judge, on meanings and attacks that are held o
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -103,12 +104,13 @@ def measure(attacker: str, defender: str) -> dict[str, float]:
     record = evaluate(Match(last, defended, rules), held_out, initial, draws, defended.policy)
     against_first = Match(last, undefended, measuring(rules, held_out.greedy))
     games = play(against_first, held_out.seeds, (config.seed, "first"), Clock())
-    success = [
+    shares = [
         rates(games, config.judge.success_score)["attack_success"].share,
         *(record[asked]["attack_success"]["share"] for asked in ("initial", "current", "written")),
+        *(record[asked]["benign_compliance"]["share"] for asked in ("plain", "current")),
+        record["current"]["faithful"]["share"],
     ]
-    compliance = [record[asked]["benign_compliance"]["share"] or 0.0 for asked in ("plain", "current")]
-    return dict(zip(MEASURES, [*success, *compliance, record["current"]["faithful"]["share"]], strict=True))
+    return {name: math.nan if share is None else share for name, share in zip(MEASURES, shares, strict=True)}
 
 
 def summary(results: list[dict]) -> dict[str, dict[str, list[float]]]:
@@ -118,9 +120,12 @@ def summary(results: list[dict]) -> dict[str, dict[str, list[float]]]:
         arms.setdefault(result["arm"], []).append(result)
     return {
         arm: {
-            name: [statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0]
+            name: [
+                statistics.mean(values) if values else math.nan,
+                statistics.stdev(values) if len(values) > 1 else 0.0,
+            ]
             for name in (*MEASURES, "seconds")
-            for values in [[run[name] for run in runs]]
+            for values in [[run[name] for run in runs if not math.isnan(run[name])]]
         }
         for arm, runs in arms.items()
     }
