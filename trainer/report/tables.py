@@ -87,7 +87,7 @@ def headline(results: RedTeaming) -> str:
         known = "Attack success is not known."
     else:
         known = (
-            f"{rate.successes} of {rate.trials} attacks on harmful seeds succeed: {rate.share:.1%} "
+            f"{rate.successes} of {rate.trials} judged attacks on harmful seeds succeed: {rate.share:.1%} "
             f"(95% interval {rate.low:.1%} to {rate.high:.1%})."
         )
     return known + _missing(results, rate)
