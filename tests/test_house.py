@@ -30,7 +30,7 @@ STRANGERS = ("game", "learn")
 """Two rooms that know nothing of each other: records are what they have in common."""
 
 WRITING = {"write_text", "write_bytes", "mkdir", "rename", "unlink", "rmtree", "mkdtemp", "savetxt", "fsync", "touch"}
-NETWORK = {"openai", "socket", "http", "urllib", "requests", "httpx", "aiohttp", "ssl"}
+NETWORK = {"openai", "httpx2", "socket", "http", "urllib", "requests", "httpx", "aiohttp", "ssl"}
 
 
 def sources(folder: str) -> list[Path]:

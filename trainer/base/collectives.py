@@ -1,12 +1,19 @@
 """One process or many: the few collectives that the game needs. Each does nothing in a single process."""
 
 import os
+from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+from advgame.trainer.base.errors import Outage
+
 T = TypeVar("T")
+
+PATIENCE = timedelta(days=1)
+"""How long one process may keep the others waiting, for example for a server that is away. A dead one is noticed."""
 
 
 def start() -> None:
@@ -14,7 +21,7 @@ def start() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group(backend="nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group(backend="nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
 
 
 def stop() -> None:
@@ -59,6 +66,19 @@ def gather(share: list[T]) -> list[T]:
     for r, part in enumerate(shares):
         items[r :: world_size()] = part
     return items
+
+
+def gather_from(work: Callable[[], list[T]]) -> list[T]:
+    """What `work` returns in every process, as `gather` has it; an Outage in one of them is raised in all."""
+    share: list[T] = []
+    outage = None
+    try:
+        share = work()
+    except Outage as error:
+        outage = str(error)
+    for message in filter(None, gather([outage])):
+        raise Outage(message)
+    return gather(share)
 
 
 def largest(number: int) -> int:

@@ -37,16 +37,14 @@ def append_record(file: Path, record: dict) -> None:
 
 
 def read_records(file: Path) -> list[dict]:
-    """The lines of a JSONL file; none if it does not exist."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    """The complete lines of a JSONL file; none if it does not exist."""
+    return [json.loads(line) for line in _complete_lines(file)] if file.exists() else []
 
 
 def truncate_records(file: Path, step: int) -> None:
     """Keeps the records of steps up to `step`. Later ones, and half a line at the end, are left from a killed run."""
-    if not file.exists():
-        return
-    complete = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    write_text(file, "".join(line for line in complete if json.loads(line)["step"] <= step))
+    if file.exists():
+        write_text(file, "".join(line for line in _complete_lines(file) if json.loads(line)["step"] <= step))
 
 
 def make_folder(folder: Path, setting: str) -> None:
@@ -101,6 +99,10 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _complete_lines(file: Path) -> list[str]:
+    return [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _hidden(path: Path) -> Path:

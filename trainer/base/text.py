@@ -8,6 +8,11 @@ def printable(text: str) -> str:
     return "".join(c if _is_harmless(c) else c.encode("unicode_escape").decode() for c in text)
 
 
+def redacted(text: str, secret: str) -> str:
+    """The text without the secret. One of fewer than 8 characters is none: `EMPTY`, which local servers are given."""
+    return text.replace(secret, "***") if len(secret) >= 8 else text
+
+
 def one_line(text: object) -> str:
     """The text with all white space collapsed to single spaces."""
     return " ".join(str(text).split())

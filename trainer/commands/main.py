@@ -6,13 +6,21 @@ import re
 import sys
 import warnings
 
-from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.base.errors import ConfigError, Outage, ServerWarning
 from advgame.trainer.base.text import printable
 from advgame.trainer.commands import crossplay, evaluate, redteam, train
 from advgame.trainer.commands.torchrun import is_first, report_failure
 
 COMMANDS = {"train": train, "evaluate": evaluate, "crossplay": crossplay, "redteam": redteam}
 """Each is a module with HELP, add_arguments(parser) and run(options), which returns the exit code."""
+
+OUTAGE = 75
+"""The exit code when a server has been away for too long: that of sysexits.h for what may work later."""
+
+CONTINUE = "; the same command continues from the newest checkpoint"
+
+EXIT_CODES = """exit codes: 0 done, 1 a gate's limit is exceeded, 2 something is wrong with the input, 75 a judge's or a
+target's server did not answer for longer than its patience, 130 interrupted. torchrun has its own: 1 for all but 0."""
 
 SETTING = re.compile(r"[a-z_]+(\.\w+)*=.*", re.DOTALL)
 
@@ -21,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code; exits if the arguments are wrong."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.simplefilter("always", ServerWarning)  # also when it says the same again
     warnings.formatwarning = lambda message, *_: f"warning: {printable(str(message))}\n"  # not the place in the code
     try:
         return COMMANDS[options.command].run(options)
@@ -28,15 +37,21 @@ def main(arguments: list[str] | None = None) -> int:
         _say(f"error: {error}")
         report_failure(f"error: {error}")
         return 2
+    except Outage as error:
+        _say(f"error: {error}{CONTINUE if options.command == 'train' else ''}")
+        report_failure(f"error: {error}")
+        return OUTAGE
     except KeyboardInterrupt:
         if options.command == "train":
-            _say("stopped; the same command continues from the newest checkpoint")
+            _say(f"stopped{CONTINUE}")
         return 130
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="advgame", description="Trains two language models against each other, and measures what comes of it."
+        prog="advgame",
+        description="Trains two language models against each other, and measures what comes of it.",
+        epilog=EXIT_CODES,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args, get_type_hints
+from typing import TYPE_CHECKING, cast, get_args, get_type_hints
 
 from rich.console import Console
 from rich.text import Text
@@ -13,8 +13,9 @@ from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.files import make_folder, write_text
 from advgame.trainer.commands.gate import add_gate, check_gate, exit_code
 from advgame.trainer.records import Seed
+from advgame.trainer.settings.check import check_address
 from advgame.trainer.settings.load import load_config, to_dict
-from advgame.trainer.settings.schema import Config, JudgeConfig, ServerConfig
+from advgame.trainer.settings.schema import JudgeConfig, RedTeamConfig, ServerConfig
 
 if TYPE_CHECKING:  # these import transformers: slow, and not needed for --help
     from advgame.trainer.measure.redteam import RedTeaming
@@ -24,7 +25,12 @@ HELP = "an attacker against any model, or any server that speaks OpenAI's chat p
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings in place of the config's")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings in place of the config's; target.timeout=… and so on are the target's, as judge.server's",
+    )
     parser.add_argument(
         "--attacker", required=True, metavar="MODEL", help="RUN/checkpoints/step-N/attacker_ema, or any model"
     )
@@ -48,16 +54,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from advgame.trainer.models.load import check_model, quiet
+    from advgame.trainer.prompts.templates import Prompts
     from advgame.trainer.report.pages import write_pages
     from advgame.trainer.report.tables import print_redteaming
-    from advgame.trainer.rollouts.server import TARGET, check_server
+    from advgame.trainer.rollouts.server import TARGET, check_server, filler
     from advgame.trainer.seeds import read_seeds
 
-    config = load_config(_config_files(options), [*_judge_settings(options.judge), *options.overrides])
+    overrides = [*_judge_settings(options.judge), *options.overrides]
+    config = cast(RedTeamConfig, load_config(_config_files(options), overrides, RedTeamConfig))
     seeds = read_seeds(options.seeds, "--seeds")
     check(options, config, seeds)
     if _is_server(options.target):
-        check_server(_server(options), TARGET)
+        config.target = dataclasses.replace(config.target, url=options.target, model=options.target_model)
+        prompts, longest = Prompts(config.templates), filler(config.attacker.sampling.max_new_tokens)
+        longest = prompts.defender(config.defender.format, config.defender.instruction, longest)
+        check_server(config.target, config.defender.sampling, longest, TARGET)
     else:
         check_model(options.target, "--target")
     check_model(options.attacker, "--attacker")
@@ -71,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     return exit_code(options, {"the target": results.rates["attack_success"]})
 
 
-def check(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> None:
+def check(options: argparse.Namespace, config: RedTeamConfig, seeds: list[Seed]) -> None:
     """Raises ConfigError if the options contradict each other."""
     if options.samples < 1:
         raise ConfigError(f"--samples {options.samples}: must be at least 1")
@@ -80,6 +91,8 @@ def check(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> Non
             f"--samples {options.samples}: without chance all attacks on a seed are the same; "
             f"set eval.greedy=false and attacker.sampling.temperature=0.6"
         )
+    if "://" in options.target:
+        check_address("--target", options.target)
     if _is_server(options.target) and options.target_model is None:
         raise ConfigError(f"--target {options.target}: a server needs --target-model NAME")
     if options.target_model is not None and not _is_server(options.target):
@@ -90,7 +103,7 @@ def check(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> Non
         raise ConfigError(f"--by {options.by}: no seed has this field; they have {', '.join(known)}")
 
 
-def attack(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> "RedTeaming":
+def attack(options: argparse.Namespace, config: RedTeamConfig, seeds: list[Seed]) -> "RedTeaming":
     """Plays, one player's model in memory at a time, and sums up."""
     from advgame.trainer.measure.attempts import attempts_of, outcomes, worst_first
     from advgame.trainer.measure.evaluation import measuring
@@ -104,7 +117,7 @@ def attack(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> "R
     with progress.status("the attacker writes"):
         games, diversity = write_attacks(options.attacker, seeds, rules, draws)
     with progress.status("the target answers"):
-        games = answer_attacks(games, _target(options), rules, draws)
+        games = answer_attacks(games, _target(options, config.target), rules, draws)
 
     judging = config.judge
     attempts = attempts_of(games, judging.success_score)
@@ -127,13 +140,13 @@ def attack(options: argparse.Namespace, config: Config, seeds: list[Seed]) -> "R
     )
 
 
-def _target(options: argparse.Namespace) -> "Sampler":
+def _target(options: argparse.Namespace, server: ServerConfig) -> "Sampler":
     from advgame.trainer.models.load import load_policy
     from advgame.trainer.rollouts.generate import GenerateSampler
     from advgame.trainer.rollouts.server import TARGET, ServerSampler
 
     if _is_server(options.target):
-        return ServerSampler(_server(options), TARGET)
+        return ServerSampler(server, TARGET)
     return GenerateSampler(load_policy(options.target), "defender")
 
 
@@ -163,7 +176,3 @@ def _judge_settings(judge: str | None) -> list[str]:
 
 def _is_server(target: str) -> bool:
     return target.startswith(("http://", "https://"))
-
-
-def _server(options: argparse.Namespace) -> ServerConfig:
-    return ServerConfig(url=options.target, model=options.target_model)

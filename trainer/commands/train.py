@@ -13,6 +13,7 @@ EPILOG = """examples:
   advgame train --config arena --config variants/ipo-md output_dir=runs/ipo
   torchrun --nproc-per-node=2 trainer/main.py steps=100 attacker.loss.beta=0.2
 A run continues where it stopped if it is started again with the same output_dir.
+Exit code 75: the judge's server was away for longer than judge.server.patience. All finished steps are saved.
 """
 
 

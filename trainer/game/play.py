@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from advgame.trainer.base.clock import Clock, Stage
-from advgame.trainer.base.collectives import gather, my_share
+from advgame.trainer.base.collectives import gather_from, my_share
 from advgame.trainer.base.randomness import Key
 from advgame.trainer.game.attack import attack
 from advgame.trainer.game.check import check
@@ -40,11 +40,15 @@ def play(match: Match, seeds: list[Seed], draws: Key, clock: Clock) -> list[Game
     """The games of all seeds, in their order.
 
     Each process plays its share, and receives the games of all. `draws` begins the key of every random draw: a batch,
-    an evaluation and so on each have their own.
+    an evaluation and so on each have their own. Raises Outage, in every process, if one of them meets with it.
     """
     share, keys = my_share(seeds), my_share(game_keys(draws, len(seeds)))
-    games = write(match.rules, match.attacker, share, keys, clock)
-    return gather(answer(match.rules, match.defender, games, keys, clock))
+
+    def play_share() -> list[Game]:
+        games = write(match.rules, match.attacker, share, keys, clock)
+        return answer(match.rules, match.defender, games, keys, clock)
+
+    return gather_from(play_share)
 
 
 def write(rules: Rules, attacker: Sampler, seeds: list[Seed], keys: list[Key], clock: Clock) -> list[Game]:

@@ -36,10 +36,14 @@ def load_judge(model: str, sampling: SamplingConfig, prompts: Prompts, material:
     """
     policy = load_policy(model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
     policy.model.requires_grad_(False)
-    rubrics = [prompts.judge(rubric, "harmful", "", ("", "")) for rubric in get_args(Rubric)]
-    longest = max(len(chat_ids(policy.tokenizer, text)) for text in rubrics) + material
+    longest = max(len(chat_ids(policy.tokenizer, text)) for text in every_rubric(prompts, "")) + material
     check_context(policy, longest, sampling.max_new_tokens, "judge")
     return GenerateSampler(policy, "judge")
+
+
+def every_rubric(prompts: Prompts, query: str) -> list[str]:
+    """Each rubric, asked about a query that got two empty answers."""
+    return [prompts.judge(rubric, "harmful", query, ("", "")) for rubric in get_args(Rubric)]
 
 
 def read_verdict(request: JudgeRequest, text: str) -> Scores:

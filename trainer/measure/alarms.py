@@ -3,7 +3,7 @@
 None of them proves anything; each says where to look.
 """
 
-from advgame.trainer.base.collectives import gather, my_share
+from advgame.trainer.base.collectives import gather_from, my_share
 from advgame.trainer.game.grade import ATTACKER_RUBRIC
 from advgame.trainer.game.play import Rules
 from advgame.trainer.judges.request import Judge, JudgeRequest, Scores
@@ -58,7 +58,7 @@ def position_bias(current: list[Game], plain: list[Game], judge: Judge) -> float
         for seed, one, other in limited(pairs, JUDGED_PAIRS)
         for candidates in ((one, other), (other, one))
     ]
-    scores = gather(judge(my_share(requests)))
+    scores = gather_from(lambda: judge(my_share(requests)))
     return mean(_bias(*both) for both in zip(scores[::2], scores[1::2], strict=True))
 
 

@@ -7,7 +7,7 @@ same in every evaluation, so that only the players differ.
 from dataclasses import dataclass, replace
 
 from advgame.trainer.base.clock import Clock
-from advgame.trainer.base.collectives import gather, my_share
+from advgame.trainer.base.collectives import gather_from, my_share
 from advgame.trainer.base.randomness import Key
 from advgame.trainer.game.play import Match, Rules, answer, game_keys, play, write
 from advgame.trainer.measure.alarms import alarms, signs
@@ -59,7 +59,7 @@ def measuring(rules: Rules, greedy: bool) -> Rules:
 def initial_attacks(attacker: Sampler, rules: Rules, held_out: HeldOut, draws: Key) -> list[Game]:
     """What an attacker writes for the held-out seeds: played at the start, answered in every evaluation."""
     seeds, keys = my_share(held_out.seeds), my_share(game_keys(draws, len(held_out.seeds)))
-    return gather(write(measuring(rules, held_out.greedy), attacker, seeds, keys, Clock()))
+    return gather_from(lambda: write(measuring(rules, held_out.greedy), attacker, seeds, keys, Clock()))
 
 
 def evaluate(
@@ -107,4 +107,4 @@ def measured_of(games: list[Game], success_score: float) -> dict:
 def _answered(match: Match, games: list[Game], draws: Key) -> list[Game]:
     """The games of all processes, each of which answers its share."""
     keys = my_share(game_keys(draws, len(games)))
-    return gather(answer(match.rules, match.defender, my_share(games), keys, Clock()))
+    return gather_from(lambda: answer(match.rules, match.defender, my_share(games), keys, Clock()))

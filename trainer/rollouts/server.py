@@ -1,28 +1,29 @@
 """Sampling from a server that speaks OpenAI's chat protocol: vLLM, llama.cpp, SGLang, or a hosted one."""
 
+import asyncio
+import dataclasses
 import os
 import warnings
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.base.errors import ConfigError, ServerWarning
 from advgame.trainer.base.text import printable
 from advgame.trainer.records import Rollout
 from advgame.trainer.rollouts.base import Request
+from advgame.trainer.rollouts.endpoint import Refused, Unavailable, connect
+from advgame.trainer.rollouts.patience import Patience
 from advgame.trainer.settings.schema import SamplingConfig, ServerConfig
 
-if TYPE_CHECKING:
-    from openai import OpenAI
-
-JUDGE = {setting: f"judge.server.{setting}" for setting in ("url", "model", "api_key_env")}
+JUDGE = {field.name: f"judge.server.{field.name}" for field in dataclasses.fields(ServerConfig)}
 """What a judge's server settings are called, for errors."""
 
-TARGET = {"url": "--target", "model": "--target-model", "api_key_env": "the key's variable"}
+TARGET = {setting: f"target.{setting}" for setting in JUDGE} | {"url": "--target", "model": "--target-model"}
 """What the settings of a red-team target are called."""
+
+ALARMING = 0.05
+"""Share of the requests that failed."""
 
 
 class ServerSampler:
@@ -36,82 +37,74 @@ class ServerSampler:
         raise ValueError(f"{self._names['url']}={self._server.url}: its weights cannot be replaced")
 
     def sample(self, requests: list[Request], sampling: SamplingConfig) -> list[Rollout | None]:
-        """Answers in order; None for a request that failed on every try, of which a warning tells.
+        """Answers in order; None for a request that failed, of which a warning tells.
 
-        Raises ConfigError, before any request, if the server is not there or refuses (see check_server).
+        While the server does not answer at all, it waits. Raises Outage when that takes longer than server.patience.
         """
         if not requests:
             return []
-        check_server(self._server, self._names)
-        with _client(self._server, self._names) as client, ThreadPoolExecutor(self._server.concurrency) as threads:
-            ask = partial(_ask, client, self._server.model, sampling)
-            answers = list(threads.map(ask, [request.text for request in requests]))
-        failed = [str(answer) for answer in answers if isinstance(answer, Exception)]
+        answers = asyncio.run(self._sample(requests, sampling))
+        failed = [answer for answer in answers if isinstance(answer, Exception)]
         if failed:
+            share = len(failed) / len(requests)
             warnings.warn(
-                f"{self._server.url}: {len(failed)} of {len(requests)} requests failed; "
-                f"the last: {printable(failed[-1])[:300]}",
+                f"{'alarm: ' if share > ALARMING else ''}{self._server.url}: {len(failed)} of {len(requests)} requests "
+                f"failed ({share:.0%}); the last: {failed[-1]}",
+                ServerWarning,
                 stacklevel=2,
             )
         return [None if isinstance(answer, Exception) else answer for answer in answers]
 
+    async def _sample(self, requests: list[Request], sampling: SamplingConfig) -> list[Rollout | Exception]:
+        async with connect(self._server, self._names) as endpoint:
+            patience = Patience(endpoint, sampling, self._names)
+            return await asyncio.gather(*map(patience.ask, requests))
+
     def close(self) -> None:
-        pass  # every call has a client of its own
+        pass  # every call has a connection of its own
 
 
-def check_server(server: ServerConfig, names: dict[str, str] = JUDGE) -> None:
-    """Raises ConfigError, naming the setting, if the server is not there, refuses the key or lacks the model."""
-    with _client(server, names) as client:
-        import openai
+def check_server(server: ServerConfig, sampling: SamplingConfig, longest: str, names: dict[str, str] = JUDGE) -> None:
+    """Raises ConfigError, naming the setting, if the server does not answer, or refuses the key or the longest prompt.
 
+    It is asked for its models, and then the longest prompt that there can be.
+    """
+    asyncio.run(_check(server, sampling, longest, names))
+
+
+def filler(tokens: int) -> str:
+    """Text of about so many tokens, whatever the server's tokenizer."""
+    return " word" * tokens
+
+
+async def _check(server: ServerConfig, sampling: SamplingConfig, longest: str, names: dict[str, str]) -> None:
+    async with connect(server, names) as endpoint:
         try:
-            known = [model.id for model in client.models.list()]
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            key = "is not accepted" if os.environ.get(server.api_key_env) else "is not set"
+            known = await endpoint.models()
+        except (Refused, Unavailable) as error:
+            raise ConfigError(_why_no_models(error, server, names)) from error
+        if server.model not in known:
+            has = printable(", ".join(known[:20]))[:1000] or "none"
+            raise ConfigError(f"{names['model']}={server.model}: {server.url} does not have it; it has {has}")
+        try:
+            await endpoint.chat(Request(longest, ()), sampling)
+        except (Refused, Unavailable) as error:
             raise ConfigError(
-                f"{names['api_key_env']}={server.api_key_env}: {server.url} wants a key, and the one in this "
-                f"environment variable {key}"
+                f"{names['url']}={server.url}: the longest prompt, of {len(longest)} characters, with max_tokens="
+                f"{sampling.max_new_tokens}, fails: {error}; if it refuses a field, such as seed, leave it out with "
+                f"{names['extra']}.seed=null"
             ) from error
-        except openai.APIConnectionError as error:
-            raise ConfigError(
-                f"{names['url']}={server.url}: cannot be reached; start the server, or correct the address"
-            ) from error
-        except Exception as error:  # whatever else it may send: a web page, for example
-            raise ConfigError(
-                f"{names['url']}={server.url}: does not list its models ({type(error).__name__}); "
-                f"most servers want an address that ends in /v1"
-            ) from error
-    if server.model not in known:
-        has = printable(", ".join(known[:20])) or "none"
-        raise ConfigError(f"{names['model']}={server.model}: {server.url} does not have it; it has {has}")
 
 
-def _client(server: ServerConfig, names: dict[str, str]) -> "OpenAI":
-    try:
-        from openai import OpenAI
-    except ImportError as error:
-        raise ConfigError(f"{names['url']}={server.url} needs openai: pip install 'advgame[server]'") from error
-    key = os.environ.get(server.api_key_env) or "none"  # local servers want none, but the package wants something
-    try:
-        return OpenAI(base_url=server.url, api_key=key, timeout=server.timeout)
-    except Exception as error:  # errors of the HTTP library, which the package lets through
-        raise ConfigError(f"{names['url']}={server.url}: {error}; expected http://HOST:PORT/v1") from error
-
-
-def _ask(client: "OpenAI", model: str | None, sampling: SamplingConfig, text: str) -> Rollout | Exception | None:
-    """The package tries again while the server is busy or failing; what it gives up on is returned."""
-    try:
-        answer = client.chat.completions.create(
-            model=model,
-            messages=[{"role": "user", "content": text}],
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_new_tokens,
+def _why_no_models(error: Refused | Unavailable, server: ServerConfig, names: dict[str, str]) -> str:
+    status = error.status if isinstance(error, Unavailable) else None
+    if status in (401, 403):
+        key = "is not accepted" if os.environ.get(server.api_key_env) else "is not set"
+        return (
+            f"{names['api_key_env']}={server.api_key_env}: {server.url} wants a key, and the one in this environment "
+            f"variable {key}"
         )
-        content, reason = answer.choices[0].message.content, answer.choices[0].finish_reason
-    except Exception as error:  # the package's own, or from an answer that lacks these fields
-        return error
-    if not isinstance(content, str):
-        return None
-    text = content.encode("utf-8", "replace").decode()  # no tokenizer takes half a surrogate pair
-    return Rollout([], [], [], text, finished=reason != "length")
+    if isinstance(error, Unavailable) and status is None:
+        return f"{names['url']}={server.url}: cannot be reached ({error}); start the server, or correct the address"
+    fix = "most servers want an address that ends in /v1"
+    return f"{names['url']}={server.url}: does not list its models ({error}); {fix}"

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from advgame.trainer.base import collectives
 from advgame.trainer.base.clock import SAMPLING, Clock, Stage
-from advgame.trainer.base.files import append_record
+from advgame.trainer.base.errors import Outage
+from advgame.trainer.base.files import append_record, read_records
 from advgame.trainer.game.group import attacker_groups, defender_groups
 from advgame.trainer.game.pair import attacker_pairs, defender_pairs
 from advgame.trainer.game.play import play
@@ -23,7 +24,7 @@ from advgame.trainer.report.console import Progress
 from advgame.trainer.report.transcripts import write_transcript
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.evaluate import evaluate_now
-from advgame.trainer.run.folder import METRICS, SAMPLES
+from advgame.trainer.run.folder import EVALUATIONS, METRICS, SAMPLES
 from advgame.trainer.run.players import make_evaluations, refresh, set_up
 from advgame.trainer.run.preflight import Plan, preflight
 from advgame.trainer.run.summary import finished, sum_up
@@ -37,12 +38,13 @@ GROUPS = {"attacker": attacker_groups, "defender": defender_groups}
 def train(config: Config) -> None:
     """Plays and trains to config.steps, from the newest checkpoint in config.output_dir if there is one.
 
-    Raises ConfigError, before any work if it can be known then, and FloatingPointError for a loss that is not finite.
+    Raises ConfigError, before any work if it can be known then, FloatingPointError for a loss that is not finite, and
+    Outage, when all finished steps are saved, if a server has not answered for too long.
     """
     quiet()
     plan, clock, first = preflight(config), Clock(), collectives.rank() == 0
     with Progress(str(plan.run), plan.resumed, config.steps, first, clock) as progress:
-        if plan.resumed < config.steps:
+        if plan.resumed < config.steps or is_unmeasured(plan, config):
             progress.console.print(Text(f"device {plan.device}"))
             loop(plan, config, clock, progress)
         else:
@@ -56,16 +58,20 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
     meter = EnergyMeter()
     learners, match, games = set_up(plan, config, clock)
     evaluations = make_evaluations(plan, match, learners, config.seed)
-    if evaluations and not plan.resumed:
-        refresh(match, learners, 0)
-        progress.evaluation_done(0, evaluate_now(evaluations, 0, clock))
+    if evaluations and is_unmeasured(plan, config):
+        refresh(match, learners, plan.resumed)
+        progress.evaluation_done(plan.resumed, evaluate_now(evaluations, plan.resumed, clock))
     for step in range(plan.resumed, config.steps):
         began = time.perf_counter()
         batch, index = divmod(step, config.steps_per_batch)
         if index == 0:
             refresh(match, learners, step)
             seeds = deal(plan.seeds, batch, config.batch_size, config.seed)
-            games = play(match, seeds, (config.seed, batch), clock)
+            try:
+                games = play(match, seeds, (config.seed, batch), clock)
+            except Outage:
+                save_unless_saved(plan.run, step, learners, config.checkpoint.keep)
+                raise
         share = part(games, index, config.steps_per_batch)
         record: dict = {"step": step + 1, "batch": batch, "game": game_metrics(share, config.judge.success_score)}
         for learner, stage in zip(learners, (Stage.ATTACKER_LEARNS, Stage.DEFENDER_LEARNS), strict=True):
@@ -73,17 +79,39 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
                 record[learner.name] = learn(learner, items(learner, share), step, learner.name in turn(config, step))
         record["timing"] = timing(time.perf_counter() - began, clock, games if index == 0 else [])
         progress.step_done(record, share)
+        outage = None
         if evaluations and is_due(step, config.eval.every, config):
             refresh(match, learners, step + 1)
-            progress.evaluation_done(step + 1, evaluate_now(evaluations, step + 1, clock))
+            try:
+                progress.evaluation_done(step + 1, evaluate_now(evaluations, step + 1, clock))
+            except Outage as error:
+                outage = error  # the step is done all the same; whoever resumes begins with its evaluation
         record["timing"] |= clock.take() | {"joules": meter.take()}
         keep(plan.run, record, share)  # before the checkpoint: a run that resumes from it needs the lines up to it
-        if is_due(step, config.checkpoint.every, config):
+        if outage or is_due(step, config.checkpoint.every, config):
             with clock(Stage.SAVE):
                 unused = games if index + 1 < config.steps_per_batch else []
                 checkpoint.save(plan.run, step + 1, learners, unused, config.checkpoint.keep)
+        if outage:
+            raise outage
     match.attacker.close()
     match.defender.close()
+
+
+def save_unless_saved(run: Path, step: int, learners: list[Learner], keep: int) -> None:
+    """Saves what `step` steps have come to, all of whose games are used up."""
+    if step not in (0, *checkpoint.finished(run)):
+        checkpoint.save(run, step, learners, [], keep)
+
+
+def is_unmeasured(plan: Plan, config: Config) -> bool:
+    """Whether the players are to be measured before the next step: at the start, or where an outage prevented it."""
+    if plan.held_out is None:
+        return False
+    if not plan.resumed:
+        return True
+    measured = [record["step"] for record in read_records(plan.run / EVALUATIONS)]
+    return is_due(plan.resumed - 1, config.eval.every, config) and plan.resumed not in measured
 
 
 def part(games: list[Game], index: int, steps_per_batch: int) -> list[Game]:

@@ -1,9 +1,11 @@
 """Checks of settings: ranges, and contradictions between them."""
 
+import json
 import math
+import re
 
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.settings.schema import Config, LossConfig, fields
+from advgame.trainer.settings.schema import Config, LossConfig, RedTeamConfig, ServerConfig, fields
 
 
 def check(config: Config) -> None:
@@ -48,6 +50,9 @@ def check(config: Config) -> None:
             f"eval.every={config.eval.every}: there is nothing to measure on; name held-out seeds, for example "
             "eval.seeds=[harmful-held-out.jsonl,benign-held-out.jsonl], or set it to 0"
         )
+    check_server("judge.server", config.judge.server)
+    if isinstance(config, RedTeamConfig):
+        check_server("target", config.target)
     judge = config.judge
     for kind, option, value in (("model", "model", judge.model), ("server", "server.model", judge.server.model)):
         if judge.kind == kind and value is None:
@@ -60,6 +65,27 @@ def check(config: Config) -> None:
         for name in ("offset", "noise"):
             if value := getattr(judge, name):
                 raise ConfigError(f"judge.{name}={value}: for judge.kind=arena only; set it to 0")
+
+
+def check_server(name: str, server: ServerConfig) -> None:
+    """Raises ConfigError if the address holds a secret, or `extra` something that no request can."""
+    check_address(f"{name}.url", server.url)
+    for field in ("model", "messages", "stream"):
+        if field in server.extra:
+            raise ConfigError(f"{name}.extra.{field}: is not for you to set; remove it")
+    try:
+        json.dumps(server.extra, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}.extra: cannot be sent as JSON ({error})") from error
+
+
+def check_address(name: str, url: str) -> None:
+    """Raises ConfigError, which does not repeat it, if an address has parts that may be secret: it is written down."""
+    if re.search("[@?#]", url):
+        raise ConfigError(
+            f"{name}: an address with a user, a password or a query, which would be stored with the results; remove "
+            f"it, and put the key into the environment variable that api_key_env names"
+        )
 
 
 def _check_loss(name: str, loss: LossConfig) -> None:

@@ -17,9 +17,12 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 """The shipped ones."""
 
 
-def load_config(files: str | list[str] | None, overrides: list[str]) -> Config:
-    """Defaults, then YAML files in order (None: the shipped demo), then `key=value` overrides; all of it is checked."""
-    config = OmegaConf.structured(Config)
+def load_config(files: str | list[str] | None, overrides: list[str], schema: type[Config] = Config) -> Config:
+    """Defaults, then YAML files in order (None: the shipped demo), then `key=value` overrides; all of it is checked.
+
+    The config is one of `schema`.
+    """
+    config = OmegaConf.structured(schema)
     for file in [files] if isinstance(files, str) else files or ["demo"]:
         config = _merge(config, _read_yaml(resolve_config(file)), file)
     for override in overrides:
@@ -86,7 +89,7 @@ def _merge(config: Any, update: Any, origin: str) -> Any:
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or ""
         message = ": ".join(filter(None, (origin, name, _first_line(error))))
-        if close := _closest(name, update):
+        if close := _closest(name, update, cast(type[Config], OmegaConf.get_type(config))()):
             message = f"{message.split('. Did you mean')[0]}; did you mean {close}?"
         raise ConfigError(message) from error
     except TypeError as error:  # a list in the place of a section, or the other way round
@@ -94,9 +97,9 @@ def _merge(config: Any, update: Any, origin: str) -> Any:
         raise ConfigError(f"{origin}: {given!r} is not of the form of the settings; see --print-config") from error
 
 
-def _closest(name: str, update: Any) -> str | None:
+def _closest(name: str, update: Any, defaults: Config) -> str | None:
     """The closest match of an unknown name, or of a value that is not one of the choices."""
-    known = {known: f for known, f, _ in fields(Config())}
+    known = {known: f for known, f, _ in fields(defaults)}
     if name in known:
         choices = [choice for choice in _choices(known[name]) if isinstance(choice, str)]
         value = OmegaConf.select(update, name) if OmegaConf.is_dict(update) else None
@@ -104,7 +107,7 @@ def _closest(name: str, update: Any) -> str | None:
         return f"{name}={close[0]}" if close else None
     leaf = name.rsplit(".", 1)[-1]
     same_leaf = [path for path in known if path.rsplit(".", 1)[-1] == leaf]
-    paths = same_leaf or [*known, *(f.name for f in dataclasses.fields(Config))]
+    paths = same_leaf or [*known, *(f.name for f in dataclasses.fields(defaults))]
     by_path = difflib.get_close_matches(name, paths, n=1, cutoff=0.0 if same_leaf else 0.75)
     if by_path:
         return by_path[0]

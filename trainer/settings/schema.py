@@ -4,6 +4,7 @@
 change when a stopped run continues; any other change is refused (see run/checkpoint.py).
 """
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ def setting(
 ) -> Any:
     """A field with its documentation; low and high are inclusive bounds."""
     metadata = {"doc": doc, "low": low, "high": high, "resume": resume}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -50,7 +51,17 @@ class ServerConfig:
         resume=True,
     )
     concurrency: int = setting(32, "concurrent requests of each process", low=1, resume=True)
-    timeout: float = setting(120.0, "time limit of a request, in seconds", low=1, resume=True)
+    timeout: float = setting(
+        120.0, "time limit of a request in seconds, from its beginning to the end of the answer", low=1, resume=True
+    )
+    patience: float = setting(
+        30.0, "minutes without any answer after which the run is saved and stops, with exit code 75", low=0, resume=True
+    )
+    extra: dict[str, Any] = setting(
+        {},
+        "fields added to every request, such as chat_template_kwargs or response_format; null leaves a field out that "
+        "a server refuses, such as seed",
+    )
 
 
 @dataclass
@@ -259,6 +270,13 @@ class Config:
     eval: EvalConfig = section(EvalConfig, "how the players are measured during training")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "when the run is saved")
     report: ReportConfig = section(ReportConfig, "the report at the end of the run")
+
+
+@dataclass
+class RedTeamConfig(Config):
+    """Those of a run, and of the server that is attacked: its address and its model are given by options."""
+
+    target: ServerConfig = section(ServerConfig, "the server that is attacked (--target URL)")
 
 
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:

@@ -1,8 +1,7 @@
-"""Sampling from a chat server: a real one, on 127.0.0.1."""
+"""Sampling from a chat server: a real one, on 127.0.0.1, that does what it should."""
 
 import sys
 import threading
-import warnings
 
 import pytest
 from chatserver import ChatServer, chat_server
@@ -10,13 +9,14 @@ from helpers import records, run_tiny, torchrun
 
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.rollouts.base import Request
-from advgame.trainer.rollouts.server import ServerSampler, check_server
+from advgame.trainer.rollouts.server import JUDGE, TARGET, ServerSampler, check_server, filler
 from advgame.trainer.settings.schema import SamplingConfig, ServerConfig
 
 SAMPLING = SamplingConfig(temperature=0.7, top_p=0.8, max_new_tokens=5)
+LONGEST = filler(300)
 
 
-def complete(config, texts, sampling):
+def complete(config, texts, sampling=SAMPLING):
     return ServerSampler(config).sample([Request(text, ()) for text in texts], sampling)
 
 
@@ -26,15 +26,45 @@ def texts_of(rollouts):
 
 def test_answers_come_in_order_with_what_was_asked_for():
     with chat_server(str.upper) as server:
-        rollouts = complete(server.config, [f"text {i}" for i in range(50)], SAMPLING)
+        rollouts = complete(server.config, [f"text {i}" for i in range(50)])
         assert texts_of(rollouts) == [f"TEXT {i}" for i in range(50)]
         assert all(rollout.finished for rollout in rollouts)
-        assert complete(server.config, [], SAMPLING) == []
+        assert complete(server.config, []) == []
     assert len(server.requests) == 50
     for request in server.requests:
         (turn,) = request.pop("messages")
-        assert turn["role"] == "user"
+        assert turn["role"] == "user" and 0 <= request.pop("seed") < 2**31
         assert request == {"model": "judge-7b", "temperature": 0.7, "top_p": 0.8, "max_tokens": 5}
+
+
+def test_a_requests_seed_is_that_of_its_text_and_key():
+    def seeds(*requests):
+        with chat_server(str.upper) as server:
+            ServerSampler(server.config).sample([Request(*request) for request in requests], SAMPLING)
+        return {request["messages"][0]["content"]: request["seed"] for request in server.requests}
+
+    first = seeds(("a", (1,)), ("b", (1,)))
+    assert first["a"] != first["b"] and seeds(("b", (1,)), ("c", (1,)))["b"] == first["b"]
+    assert seeds(("a", (2,)))["a"] != first["a"]
+
+
+def test_extra_fields_are_sent_and_null_leaves_a_field_out():
+    with chat_server(str.upper) as server:
+        server.refuses, config = ("seed", "top_p"), server.config
+        with pytest.raises(
+            ConfigError, match=r"supplied: seed; if it refuses a field, .* judge.server.extra.seed=null"
+        ):
+            check_server(config, SAMPLING, LONGEST)
+        config.extra = {"seed": None, "top_p": None, "chat_template_kwargs": {"enable_thinking": False}}
+        check_server(config, SAMPLING, LONGEST)
+        assert texts_of(complete(config, ["a"])) == ["A"]
+    assert server.requests[-1] | {"messages": 0} == {
+        "model": "judge-7b",
+        "messages": 0,
+        "temperature": 0.7,
+        "max_tokens": 5,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
 
 
 def test_so_many_at_a_time_and_no_more():
@@ -48,23 +78,8 @@ def test_so_many_at_a_time_and_no_more():
         config = server.config
         config.concurrency = 4
         texts = [str(i) for i in range(12)]
-        assert texts_of(complete(config, texts, SAMPLING)) == texts
+        assert texts_of(complete(config, texts)) == texts
         assert server.most_busy == 4
-
-
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_what_fails_at_first_is_tried_again(status):
-    with chat_server(lambda text: "well" if server.tries[text] == 3 else status) as server, warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert texts_of(complete(server.config, ["one", "two"], SAMPLING)) == ["well", "well"]
-    assert server.tries == {"one": 3, "two": 3}
-
-
-def test_what_fails_for_good_is_none_and_said():
-    said = pytest.warns(UserWarning, match=r"2 of 3 requests failed; the last: .*not now")
-    with chat_server(lambda text: {"bad": 500, "long": 400}.get(text, "well")) as server, said:
-        assert texts_of(complete(server.config, ["long", "good", "bad"], SAMPLING)) == [None, "well", None]
-    assert server.tries == {"long": 1, "good": 1, "bad": 3}
 
 
 def test_the_key_comes_from_the_environment_variable_that_is_named(monkeypatch):
@@ -73,44 +88,65 @@ def test_the_key_comes_from_the_environment_variable_that_is_named(monkeypatch):
         config.api_key_env = "JUDGE_KEY"
         monkeypatch.setenv("OPENAI_API_KEY", "secret")
         with pytest.raises(ConfigError, match=r"server.api_key_env=JUDGE_KEY: .* is not set"):
-            complete(config, ["a"], SAMPLING)
+            check_server(config, SAMPLING, LONGEST)
         monkeypatch.setenv("JUDGE_KEY", "public")
         with pytest.raises(ConfigError, match=r"server.api_key_env=JUDGE_KEY: .* is not accepted"):
-            check_server(config)
-        monkeypatch.setenv("JUDGE_KEY", "secret")
-        assert texts_of(complete(config, ["a"], SAMPLING)) == ["A"]
-    assert len(server.requests) == 1
+            check_server(config, SAMPLING, LONGEST)
+        monkeypatch.setenv("JUDGE_KEY", "pub\nlic")
+        with pytest.raises(ConfigError, match=r"server.api_key_env=JUDGE_KEY: the key in it has characters") as caught:
+            check_server(config, SAMPLING, LONGEST)
+        assert "lic" not in str(caught.value)
+        monkeypatch.setenv("JUDGE_KEY", "secret\n")
+        check_server(config, SAMPLING, LONGEST)
+        assert texts_of(complete(config, ["a"])) == ["A"]
+    assert len(server.requests) == 2
 
 
 def test_what_is_wrong_with_a_server_is_said_before_any_work():
     with chat_server(str.upper) as server:
         good = server.config
-        with pytest.raises(ConfigError, match=r"server.model=gpt: .* does not have it; it has judge-7b"):
-            complete(ServerConfig(url=good.url, model="gpt"), ["a"], SAMPLING)
-        with pytest.raises(ConfigError, match=r"does not list its models \(NotFoundError\); .* ends in /v1"):
-            complete(ServerConfig(url=good.url.removesuffix("/v1"), model="judge-7b"), ["a"], SAMPLING)
+        for names, model, url in (
+            (JUDGE, "judge.server.model", "judge.server.url"),
+            (TARGET, "--target-model", "--target"),
+        ):
+            with pytest.raises(ConfigError, match=rf"{model}=gpt: .* does not have it; it has judge-7b"):
+                check_server(ServerConfig(url=good.url, model="gpt"), SAMPLING, LONGEST, names)
+            without = ServerConfig(url=good.url.removesuffix("/v1"), model="judge-7b")
+            with pytest.raises(ConfigError, match=rf"{url}=.*not list its models \(status 404: no such.* ends in /v1"):
+                check_server(without, SAMPLING, LONGEST, names)
         assert not server.requests
     with pytest.raises(ConfigError, match=r"judge.server.url=http://127.0.0.1:\d+/v1: cannot be reached"):
-        check_server(good)
-    with pytest.raises(ConfigError, match=r"server.url=http://a:b: .* expected http://HOST:PORT/v1"):
-        check_server(ServerConfig(url="http://a:b", model="judge-7b"))
+        check_server(good, SAMPLING, LONGEST)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a:b", "ftp://a/v1", "127.0.0.1:8000", "http://", "http://[::1", f"http://{'a' * 70}/"]
+)
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(ConfigError, match=r"server.url=.*(expected http://HOST:PORT/v1|cannot be reached)"):
+        check_server(ServerConfig(url=url, model="judge-7b"), SAMPLING, LONGEST)
+
+
+def test_the_longest_prompt_is_sent_before_any_work_and_a_refusal_is_quoted():
+    with chat_server(lambda text: 400 if len(text) > 1000 else "well") as server:
+        with pytest.raises(
+            ConfigError, match=r"the longest prompt, of 1500 characters, .*max_tokens=5, .* 400: not now"
+        ):
+            check_server(server.config, SAMPLING, LONGEST)
+        check_server(server.config, SAMPLING, filler(100))
+    assert [request["max_tokens"] for request in server.requests] == [5, 5]
 
 
 def test_an_answer_that_was_cut_off_is_not_finished():
     with chat_server(lambda text: "one two three four five six") as server:
-        (rollout,) = complete(server.config, ["a"], SAMPLING)
+        (rollout,) = complete(server.config, ["a"])
     assert rollout.text == "one two three four five" and not rollout.finished
 
 
 def test_an_answer_is_text_that_a_tokenizer_takes():
     with chat_server(lambda text: "a \ud800 b") as server:
-        (rollout,) = complete(server.config, ["a"], SAMPLING)
+        (rollout,) = complete(server.config, ["a"])
     assert rollout.text == "a ? b"
-
-
-def test_an_answer_that_is_none_is_none():
-    with chat_server(lambda text: None) as server:
-        assert complete(server.config, ["a"], SAMPLING) == [None]
 
 
 def test_a_server_takes_no_weights():
@@ -119,9 +155,9 @@ def test_a_server_takes_no_weights():
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(ConfigError, match=r"pip install 'advgame\[server\]'"):
-        check_server(ServerConfig(model="judge-7b"))
+        check_server(ServerConfig(model="judge-7b"), SAMPLING, LONGEST)
 
 
 def verdict(text: str) -> str:
@@ -144,13 +180,20 @@ def test_a_game_is_judged_by_a_server_that_every_process_asks_for_its_own_games(
     with chat_server(verdict) as shared:
         done = torchrun("--config", "tiny", f"output_dir={tmp_path / '2'}", "steps=1", *settings(shared), processes=2)
     assert done.returncode == 0, done.stderr
-    one, two = (sorted(r["messages"][0]["content"] for r in server.requests) for server in (alone, shared))
-    assert one == two
+    longest = filler(3 * 12)  # in the first request of every process
+    one, two = (
+        sorted(text for r in server.requests if longest not in (text := r["messages"][0]["content"]))
+        for server in (alone, shared)
+    )
+    assert one == two and len(alone.requests) == len(one) + 1 and len(shared.requests) == len(two) + 2
 
 
 def test_what_the_judge_does_not_answer_has_no_score(tmp_path):
     failing = pytest.warns(UserWarning, match="requests failed")
-    with chat_server(lambda text: 500 if "<response_A>" in text else verdict(text)) as server, failing:
+    with (
+        chat_server(lambda text: 400 if "<response_A>" in text and " word" not in text else verdict(text)) as server,
+        failing,
+    ):
         (line,) = records(run_tiny(tmp_path, "steps=1", *settings(server)))
     assert line["game"]["response_outcomes"]["bad_def_judge"] > 0
     assert "no_error" not in line["game"]["response_outcomes"] and line["defender"]["pairs"] == 0
