@@ -166,3 +166,16 @@ def chat_server(answer: Callable[[str], Answer]) -> Iterator[ChatServer]:
     with ChatServer(answer) as server:
         yield server
         server.shutdown()
+
+
+def verdict(text: str) -> str:
+    """The length of a candidate decides."""
+    if "<response_A>" in text:
+        a, b = (len(text.split(f"<response_{name}>")[1].split(f"</response_{name}>")[0]) for name in "AB")
+        return f"<score_A>{a % 11}</score_A> <score_B>{b % 11}</score_B>"
+    return "<answer>True</answer>"
+
+
+def judged_by(server: ChatServer) -> list[str]:
+    """Settings of a run."""
+    return ["judge.kind=server", "judge.server.model=judge-7b", f"judge.server.url={server.config.url}"]

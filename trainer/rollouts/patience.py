@@ -1,6 +1,7 @@
 """Asking until there is an answer: a server that is away is waited for, a request that it always fails is given up."""
 
 import asyncio
+import random
 import time
 import warnings
 from dataclasses import replace
@@ -14,8 +15,14 @@ from advgame.trainer.settings.schema import SamplingConfig
 TRIES = 4
 """Failures of a request, while others are answered, after which it is given up."""
 
-WAITS = (0.5, 30.0)
-"""Seconds before a request is sent again: at first, doubling up to the longest."""
+FIRST_WAIT, LONGEST_WAIT, LONGEST_IF_WELL = 0.5, 30.0, 4.0
+"""Seconds before a request is sent again, give or take a half: doubling, up to a limit."""
+
+WORTH_TELLING = 2.0
+"""Seconds without an answer."""
+
+CHANCE = random.SystemRandom()
+"""Requests that were turned away together must not come back together. Nothing that is sampled depends on it."""
 
 GREETING = Request("Hello", ())
 
@@ -34,15 +41,15 @@ class Patience:
 
     async def ask(self, request: Request) -> Rollout | Exception:
         """The answer, or the failure for which the request is given up. Raises Outage."""
-        wait, longest = WAITS
-        tries, blamed = 0, None
+        wait, tries, blamed = FIRST_WAIT, 0, None
         while True:
             async with self._slots:
                 began = time.monotonic()
                 answer = await self._try(request, self._sampling)
             if not isinstance(answer, Unavailable):
                 return answer
-            if await self._is_well_since(began):
+            well = await self._is_well_since(began)
+            if well:
                 tries += answer.status not in BUSY
                 blamed = blamed or began
                 if tries == TRIES or time.monotonic() - blamed > self._limit:
@@ -50,8 +57,8 @@ class Patience:
             else:
                 tries, blamed = 0, None
                 self._wait_or_give_up(answer)
-            await asyncio.sleep(max(wait, min(answer.wait, self._limit)))
-            wait = min(2 * wait, longest)
+            await asyncio.sleep(max(wait * CHANCE.uniform(0.5, 1.5), min(answer.wait, self._limit)))
+            wait = min(2 * wait, LONGEST_IF_WELL if well else LONGEST_WAIT)
 
     async def _try(self, request: Request, sampling: SamplingConfig) -> Rollout | Exception:
         try:
@@ -81,7 +88,7 @@ class Patience:
                 f"{self._names['url']}={self._endpoint.server.url}: no answer for {silence:.0f} s, longer than "
                 f"{setting} (minutes): {failure}"
             )
-        if self._told is None or silence > max(60, 2 * self._told):
+        if silence > (WORTH_TELLING if self._told is None else max(60, 2 * self._told)):
             self._told = silence
             self._tell(f"no answer for {silence:.0f} s: {failure}; it is waited for, {setting} (minutes)")
 

@@ -4,7 +4,7 @@ import sys
 import threading
 
 import pytest
-from chatserver import ChatServer, chat_server
+from chatserver import chat_server, judged_by, verdict
 from helpers import records, run_tiny, torchrun
 
 from advgame.trainer.base.errors import ConfigError
@@ -160,25 +160,13 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
         check_server(ServerConfig(model="judge-7b"), SAMPLING, LONGEST)
 
 
-def verdict(text: str) -> str:
-    """The length of a candidate decides."""
-    if "<response_A>" in text:
-        a, b = (len(text.split(f"<response_{name}>")[1].split(f"</response_{name}>")[0]) for name in "AB")
-        return f"<score_A>{a % 11}</score_A> <score_B>{b % 11}</score_B>"
-    return "<answer>True</answer>"
-
-
-def settings(server: ChatServer) -> list[str]:
-    return ["judge.kind=server", "judge.server.model=judge-7b", f"judge.server.url={server.config.url}"]
-
-
 def test_a_game_is_judged_by_a_server_that_every_process_asks_for_its_own_games(tmp_path):
     with chat_server(verdict) as alone:
-        (line,) = records(run_tiny(tmp_path / "1", "steps=1", *settings(alone)))
+        (line,) = records(run_tiny(tmp_path / "1", "steps=1", *judged_by(alone)))
     assert line["attacker"]["pairs"] and line["defender"]["pairs"]
     assert not {"bad_faith_judge", "bad_att_judge", "not_faithful"} & set(line["game"]["prompt_outcomes"])
     with chat_server(verdict) as shared:
-        done = torchrun("--config", "tiny", f"output_dir={tmp_path / '2'}", "steps=1", *settings(shared), processes=2)
+        done = torchrun("--config", "tiny", f"output_dir={tmp_path / '2'}", "steps=1", *judged_by(shared), processes=2)
     assert done.returncode == 0, done.stderr
     longest = filler(3 * 12)  # in the first request of every process
     one, two = (
@@ -194,7 +182,7 @@ def test_what_the_judge_does_not_answer_has_no_score(tmp_path):
         chat_server(lambda text: 400 if "<response_A>" in text and " word" not in text else verdict(text)) as server,
         failing,
     ):
-        (line,) = records(run_tiny(tmp_path, "steps=1", *settings(server)))
+        (line,) = records(run_tiny(tmp_path, "steps=1", *judged_by(server)))
     assert line["game"]["response_outcomes"]["bad_def_judge"] > 0
     assert "no_error" not in line["game"]["response_outcomes"] and line["defender"]["pairs"] == 0
 
@@ -203,5 +191,5 @@ def test_without_a_server_nothing_is_begun(tmp_path):
     with chat_server(verdict) as server:
         pass
     with pytest.raises(ConfigError, match="cannot be reached"):
-        run_tiny(tmp_path / "run", *settings(server))
+        run_tiny(tmp_path / "run", *judged_by(server))
     assert not (tmp_path / "run").exists()
