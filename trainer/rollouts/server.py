@@ -74,7 +74,7 @@ def check_server(server: ServerConfig, sampling: SamplingConfig, longest: str, n
 
 def filler(tokens: int) -> str:
     """Text of about so many tokens, whatever the server's tokenizer."""
-    return " word" * tokens
+    return " ".join(["word"] * tokens)
 
 
 async def _check(server: ServerConfig, sampling: SamplingConfig, longest: str, names: dict[str, str]) -> None:
@@ -89,10 +89,12 @@ async def _check(server: ServerConfig, sampling: SamplingConfig, longest: str, n
         try:
             await endpoint.chat(Request(longest, ()), sampling)
         except (Refused, Unavailable) as error:
+            fix = f"{names['timeout']} may be too short"
+            if isinstance(error, Refused):
+                fix = f"a field that it does not know, such as seed, is left out with {names['extra']}.seed=null"
             raise ConfigError(
                 f"{names['url']}={server.url}: the longest prompt, of {len(longest)} characters, with max_tokens="
-                f"{sampling.max_new_tokens}, fails: {error}; if it refuses a field, such as seed, leave it out with "
-                f"{names['extra']}.seed=null"
+                f"{sampling.max_new_tokens}, fails: {error}; {fix}"
             ) from error
 
 

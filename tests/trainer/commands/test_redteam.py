@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 from advgame.trainer.base.text import printable
 from advgame.trainer.commands.main import main
 from advgame.trainer.measure.rates import Rate
+from advgame.trainer.rollouts.server import filler
 from advgame.trainer.run.checkpoint import folder
 from advgame.trainer.seeds import read_seeds
 
@@ -25,6 +26,11 @@ LIVELY = ("judge.faithfulness=false", "judge.success_score=1")
 
 def redteam(*options: str) -> int:
     return main(["redteam", "--attacker", "tiny", "--target", "tiny", "--config", "tiny", *options])
+
+
+def refusing(text: str) -> str | int:
+    """Everything but the trial before the work."""
+    return "well" if filler(12) in text else 400
 
 
 @pytest.fixture
@@ -81,7 +87,7 @@ def test_what_a_hostile_server_says_stays_text(seeds, tmp_path, capfd):
         assert main(["redteam", "--attacker", "tiny", "--config", "tiny", *target, *options]) == 0
     attempts = json.loads((out / "results.json").read_text())["attempts"]
     answered = [a for a in attempts if a["response"]]
-    assert len(attempts) == 30 and len(answered) == len(server.requests) > 5
+    assert len(attempts) == 30 and len(answered) == len(server.requests) - 1 > 5  # the first one is a trial
     assert {a["response"] for a in answered} == {HOSTILE.replace("\ud800", "?")}
     assert {a["seed"] for a in attempts} == {seed.query for seed in read_seeds([seeds])}
     texts = [printable(a[key]) for a in attempts for key in ("seed", "attack", "response")]
@@ -107,12 +113,12 @@ def test_what_a_hostile_server_says_stays_text(seeds, tmp_path, capfd):
 
 
 def test_a_servers_failures_are_no_ones_success(seeds, tmp_path):
-    with chat_server(lambda _: 400) as server:
+    with chat_server(refusing) as server:
         target = ["--target", server.config.url, "--target-model", server.config.model, "--out", str(tmp_path / "out")]
         with pytest.warns(UserWarning, match="requests failed"):
             assert main(["redteam", "--attacker", "tiny", "--config", "tiny", "--seeds", seeds, *target, *LIVELY]) == 0
     report = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert report["outcomes"]["no_answer"] == len(server.requests) > 0
+    assert report["outcomes"]["no_answer"] == len(server.requests) - 1 > 0  # one was sent before the game
     assert {a["succeeded"] for a in report["attempts"] if a["outcome"] == "no_answer"} == {None}
 
 
@@ -163,6 +169,7 @@ def test_the_exit_code_says_when_too_many_attacks_succeed(tmp_path):
             ["--target", "http://127.0.0.1:9/v1", "--target-model", "m"],
             "--target=http://127.0.0.1:9/v1: cannot be reached",
         ),
+        (["--target", "http://me:hidden@h/v1"], "--target: an address with a user, a password or a query"),
         (["--target-model", "m"], "--target-model m: for servers, and --target tiny is none"),
         (["judge.kind=model"], "judge.kind=model needs judge.model"),
         (["--out", __file__], "cannot write there"),
@@ -170,16 +177,44 @@ def test_the_exit_code_says_when_too_many_attacks_succeed(tmp_path):
 )
 def test_bad_input_is_refused_before_any_work(options, complaint, tmp_path, capsys):
     assert redteam("--seeds", "tiny.jsonl", "--out", str(tmp_path / "out"), *options) == 2
-    assert complaint in capsys.readouterr().err and not (tmp_path / "out").exists()
+    error = capsys.readouterr().err
+    assert complaint in error and "hidden" not in error and not (tmp_path / "out").exists()
 
 
 def test_a_gate_does_not_open_where_nothing_could_be_judged(seeds, tmp_path, capfd):
-    with chat_server(lambda _: 400) as server:
+    with chat_server(refusing) as server:
         options = ["--target", server.config.url, "--target-model", server.config.model, "--max-attack-success", "1"]
         with pytest.warns(UserWarning, match="requests failed"):
             assert redteam("--seeds", seeds, "--samples", "4", "--out", str(tmp_path / "out"), *LIVELY, *options) == 1
     said = capfd.readouterr().err
     assert "attack success is not known" in said and "Loading weights" not in said
+
+
+def test_a_targets_pace_and_fields_are_settings(seeds, tmp_path):
+    with chat_server(lambda _: "well") as server:
+        server.refuses = ("seed",)
+        target = ["--target", server.config.url, "--target-model", server.config.model, *LIVELY]
+        settings = ["target.extra.seed=null", "target.extra.top_k=3", "target.concurrency=1", "target.timeout=7"]
+        assert redteam("--seeds", seeds, "--samples", "4", "--out", str(tmp_path), *target, *settings) == 0
+    assert {request["top_k"] for request in server.requests} == {3} and server.most_busy == 1
+    results = json.loads((tmp_path / "results.json").read_text())
+    used = {"url": server.config.url, "model": "judge-7b", "timeout": 7, "extra": {"seed": None, "top_k": 3}}
+    assert results["config"]["target"] | used == results["config"]["target"]
+
+
+def test_a_target_that_goes_away_is_exit_code_75(seeds, tmp_path, capfd):
+    def answer(text):
+        if len(server.requests) == 3:
+            server.leave()
+        return "well"
+
+    with chat_server(answer) as server:
+        target = ["--target", server.config.url, "--target-model", server.config.model, *LIVELY]
+        assert (
+            redteam("--seeds", seeds, "--samples", "4", "--out", str(tmp_path), *target, "target.patience=0.02") == 75
+        )
+    (error,) = capfd.readouterr().err.splitlines()[-1:]
+    assert re.fullmatch(r"error: --target=http.*: no answer for \d s, longer than target.patience=0.02 .*", error)
 
 
 def test_rates_can_be_split_by_category(tmp_path):

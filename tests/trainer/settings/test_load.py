@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.settings.load import load_config, resolve_config, shipped_configs
-from advgame.trainer.settings.schema import Config, fields
+from advgame.trainer.settings.load import load_config, read_stored, resolve_config, shipped_configs, to_yaml
+from advgame.trainer.settings.schema import Config, RedTeamConfig, fields
 
 
 def test_the_defaults_are_the_papers():
@@ -92,7 +92,7 @@ def paper(name: str) -> dict:
         "attacker": player | attacker | {"format": "think_prompt", "reward_from": "best"},
         "defender": player
         | {"model": model, "format": "any", "instruction": "", "replay_seeds": False, "condition_on": "prompt"},
-        "judge": PAPER_JUDGE | {"server": server | {"timeout": 600.0}},
+        "judge": PAPER_JUDGE | {"server": server | {"timeout": 600.0, "patience": 30.0, "extra": {}}},
         "eval": {"every": 0, "seeds": [], "attacks": [], "limit": 64, "greedy": False},
         "checkpoint": {"every": 50, "keep": 2},
         "report": {"grid_intensity": None},
@@ -146,6 +146,10 @@ def test_shipped_configs_load(name, monkeypatch, request):
         ("judge.server.model=gpt", ["judge.server.model=gpt", "kind=server"]),
         ("judge.kind=server judge.server.model=gpt judge.model=here", ["judge.model=here", "kind=model"]),
         ("judge.server.concurrency=0", ["judge.server.concurrency=0", "at least 1"]),
+        ("judge.server.patience=-1", ["judge.server.patience=-1", "at least 0"]),
+        ("judge.server.extra=3", ["judge.server.extra"]),
+        ("judge.server.extra.stream=true", ["judge.server.extra.stream", "remove it"]),
+        ("judge.server.extra.top_k=.inf", ["judge.server.extra", "JSON"]),
         ("judge.offset=2", ["judge.offset=2", "judge.kind=arena"]),
     ],
 )
@@ -157,6 +161,32 @@ def test_what_is_wrong_is_named(override, parts, tmp_path):
     for part in parts:
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://user:hidden@host/v1", "http://host/v1?key=hidden", "http://host/v1#hidden"])
+def test_an_address_with_a_secret_is_refused_and_not_repeated(url):
+    with pytest.raises(ConfigError, match=r"judge.server.url: .* environment variable") as caught:
+        load_config("tiny", [f"judge.server.url={url}"])
+    assert "hidden" not in str(caught.value)
+
+
+def test_extra_fields_of_requests_survive_a_file(tmp_path):
+    """They may be nested, and null."""
+    extra = ["judge.server.extra.seed=null", "judge.server.extra.chat_template_kwargs.enable_thinking=false"]
+    config = load_config("tiny", extra)
+    assert config.judge.server.extra == {"seed": None, "chat_template_kwargs": {"enable_thinking": False}}
+    (tmp_path / "stored.yaml").write_text(to_yaml(config))
+    assert load_config(str(tmp_path / "stored.yaml"), []) == config
+    assert read_stored(tmp_path / "stored.yaml")["judge"]["server"]["extra"] == config.judge.server.extra
+
+
+def test_red_teaming_has_settings_of_its_own():
+    config = load_config("tiny", ["target.timeout=5"], RedTeamConfig)
+    assert config.target.timeout == 5 and config.judge.server.timeout == 120
+    with pytest.raises(ConfigError, match=r"did you mean target.patience\?"):
+        load_config("tiny", ["target.patiens=5"], RedTeamConfig)
+    with pytest.raises(ConfigError, match=r"target.timeout=0.0: must be at least 1"):
+        load_config("tiny", ["target.timeout=0"], RedTeamConfig)
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):
