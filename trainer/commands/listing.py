@@ -36,7 +36,7 @@ def _settings(kind: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
 def _type_name(hint: typing.Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "|".join(typing.get_args(hint))
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 
 def _default(field: dataclasses.Field) -> str:

@@ -68,8 +68,10 @@ def check(config: Config) -> None:
 
 
 def check_server(name: str, server: ServerConfig) -> None:
-    """Raises ConfigError if the address holds a secret, or `extra` something that no request can."""
+    """Raises ConfigError if a secret is where it would be stored, or `extra` holds what no request can."""
     check_address(f"{name}.url", server.url)
+    if not server.api_key_env.isidentifier():
+        raise ConfigError(f"{name}.api_key_env: takes the name of an environment variable, never the key itself")
     for field in ("model", "messages", "stream"):
         if field in server.extra:
             raise ConfigError(f"{name}.extra.{field}: is not for you to set; remove it")

@@ -13,6 +13,12 @@ from pathlib import Path
 
 import torch
 from advgame.trainer.base import collectives as c
+from advgame.trainer.base.errors import Outage
+
+
+def away():
+    raise Outage("away")
+
 
 c.start()
 for count in (0, 1, 4, 5):
@@ -22,6 +28,13 @@ assert c.largest(10 + c.rank()) == 10 + c.world_size() - 1
 total = torch.ones(3) * c.rank()
 c.sum_([total])
 assert total.tolist() == [sum(range(c.world_size()))] * 3
+assert c.gather_from(lambda: [c.rank()]) == list(range(c.world_size()))
+try:
+    c.gather_from(lambda: away() if c.rank() == c.world_size() - 1 else [c.rank()])
+except Outage as error:
+    assert str(error) == "away"
+else:
+    raise AssertionError
 c.barrier()
 (Path(__file__).parent / f"rank-{c.rank()}").write_text(str(c.my_share(list(range(5)))))
 c.stop()

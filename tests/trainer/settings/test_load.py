@@ -163,6 +163,12 @@ def test_what_is_wrong_is_named(override, parts, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_key_in_the_place_of_a_variables_name_is_not_repeated():
+    with pytest.raises(ConfigError, match=r"judge.server.api_key_env: .* never the key itself") as caught:
+        load_config("tiny", ["judge.server.api_key_env=sk-hidden"])
+    assert "hidden" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", ["http://user:hidden@host/v1", "http://host/v1?key=hidden", "http://host/v1#hidden"])
 def test_an_address_with_a_secret_is_refused_and_not_repeated(url):
     with pytest.raises(ConfigError, match=r"judge.server.url: .* environment variable") as caught:
