@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from chatserver import chat_server
+from chatserver import chat_server, echoes
 from helpers import run_tiny
 from markdown_it import MarkdownIt
 
@@ -215,6 +215,17 @@ def test_a_target_that_goes_away_is_exit_code_75(seeds, tmp_path, capfd):
         )
     (error,) = capfd.readouterr().err.splitlines()[-1:]
     assert re.fullmatch(r"error: --target=http.*: no answer for \d s, longer than target.patience=0.02 .*", error)
+
+
+def test_a_key_that_a_target_repeats_is_in_no_file(seeds, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("TARGET_KEY", "sk-very-secret")
+    with chat_server(lambda text: 400 if "shed" in text else echoes(200)) as server:
+        target = ["--target", server.config.url, "--target-model", server.config.model, *LIVELY]
+        settings = ["--samples", "4", "--out", str(tmp_path / "out"), "target.api_key_env=TARGET_KEY"]
+        assert redteam("--seeds", seeds, *target, *settings) == 0
+    written = [file.read_text(encoding="utf-8") for file in (tmp_path / "out").iterdir()]
+    assert len(written) == 3 and all("your key is ***" in text or r"\*\*\*" in text for text in written)
+    assert not [text for text in [*written, *capfd.readouterr()] if "very-secret" in text]
 
 
 def test_rates_can_be_split_by_category(tmp_path):

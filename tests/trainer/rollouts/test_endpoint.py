@@ -63,10 +63,11 @@ def test_what_is_no_answer_is_none_at_once_and_its_share_is_told():
         "a number": lambda handler: handler.send(200, '{"choices": [1]}'),
         "no choice": lambda handler: handler.send(200, '{"choices": []}'),
         "deep": lambda handler: handler.send(200, "[" * 100_000),
+        "packed": lambda handler: handler.send(200, "{}", Content_Encoding="gzip"),
         "good": "well",
     }
-    with chat_server(answers.get) as server, failing(r"^alarm: .* 7 of 8 requests failed \(88%\); the last: an answer"):
-        assert complete(server.config, *answers) == [None] * 7 + ["well"]
+    with chat_server(answers.get) as server, failing(r"^alarm: .* 8 of 9 requests failed \(89%\); the last: an answer"):
+        assert complete(server.config, *answers) == [None] * 8 + ["well"]
     assert set(server.tries.values()) == {1}
 
 
