@@ -1,30 +1,46 @@
 """One process or many: the few collectives that the game needs. Each does nothing in a single process."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from advgame.trainer.base.errors import Outage
+from advgame.trainer.base.errors import ConfigError, Outage, Stopped
+from advgame.trainer.base.heartbeat import LIMITS, Heartbeat, Limits
+from advgame.trainer.base.stopping import abandonable
 
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)
-"""How long one process may keep the others waiting, for example for a server that is away. A dead one is noticed."""
+"""How long one process may keep the others waiting, for example for a server that is away. One that
+is dead or stopped is noticed (see heartbeat.py)."""
 
 
-def start() -> None:
-    """Joins the processes that torchrun started; does nothing for a single one."""
+_heartbeats: list[Heartbeat] = []
+"""This process's, between start and stop."""
+
+
+def start(give_up: Callable[[str], None], limits: Limits = LIMITS) -> None:
+    """Joins the processes that torchrun started; does nothing for a single one.
+
+    give_up: must end this process; called, with the reason, from a thread, when another has been silent for too long.
+    """
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group(backend="nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.PrefixStore("heartbeat", dist.TCPStore(address, port, is_master=False))
+        _heartbeats.append(Heartbeat(store, rank(), world_size(), give_up, limits))
 
 
 def stop() -> None:
+    while _heartbeats:
+        _heartbeats.pop().stop()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -69,16 +85,28 @@ def gather(share: list[T]) -> list[T]:
 
 
 def gather_from(work: Callable[[], list[T]]) -> list[T]:
-    """What `work` returns in every process, as `gather` has it; an Outage in one of them is raised in all."""
-    share: list[T] = []
-    outage = None
-    try:
+    """What `work` returns in every process, as `gather` has it; errors are shared (see `together`).
+
+    A signal cuts it short. So `work` must leave no traces, and must call no collective.
+    """
+    with together(), abandonable():
         share = work()
-    except Outage as error:
-        outage = str(error)
-    for message in filter(None, gather([outage])):
-        raise Outage(message)
     return gather(share)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What every process does by itself, for which all wait: what a user is told of in a line, all of them raise.
+
+    So none waits for another that has left. There must be no collective inside.
+    """
+    error = None
+    try:
+        yield
+    except (ConfigError, Outage, Stopped) as own:
+        error = own
+    for found in filter(None, gather([error])):
+        raise found
 
 
 def largest(number: int) -> int:

@@ -1,39 +1,67 @@
 """All writing of files. What is replaced is there in full or not at all, also after a kill or a power cut.
 
-Only records are appended: a kill may leave half a line, which `truncate_records` removes on a resume.
+Only records are appended: a kill may leave half a line, which `truncate_records` removes on a resume. What cannot be
+written raises WriteError, and leaves nothing behind.
 """
 
+import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.base.errors import ConfigError, WriteError
+
+REMEDIES = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some space there",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.EIO: "check the disk",
+}
+"""What helps against the failures that are the disk's, not ours."""
+
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How libraries written in Rust (safetensors, tokenizers) name an errno."""
 
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """Yields a path to write to, which then replaces `file`: a kill leaves the old file or the new one."""
     half = _hidden(file)
-    yield half
-    _flush(half)
-    half.replace(file)
+    with _writing(file):
+        try:
+            yield half
+            _flush(half)
+            half.replace(file)
+        finally:
+            half.unlink(missing_ok=True)
 
 
 def write_text(file: Path, text: str) -> None:
     """Replaces the file, and makes its folder if need be."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as half:
         half.write_text(text, encoding="utf-8")
 
 
 def append_record(file: Path, record: dict) -> None:
-    """Adds a line of JSON."""
-    with file.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(record) + "\n")
+    """Adds a line of JSON, in full or not at all."""
+    line = memoryview((json.dumps(record) + "\n").encode())
+    with _writing(file), file.open("ab", buffering=0) as out:
+        before = os.fstat(out.fileno()).st_size
+        try:
+            while line:  # a disk that fills up takes a part, and says so only when asked to take the rest
+                line = line[out.write(line) :]
+        except OSError:
+            out.truncate(before)
+            raise
 
 
 def read_records(file: Path) -> list[dict]:
@@ -59,37 +87,72 @@ def make_folder(folder: Path, setting: str) -> None:
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder to fill, which then replaces `folder`; what killed processes left behind is removed."""
-    for leftover in folder.parent.glob(f".{folder.name.split('-')[0]}-*.tmp"):
-        shutil.rmtree(leftover)
     half = _hidden(folder)
-    half.mkdir(parents=True)
-    yield half
-    for path in [*half.rglob("*"), half]:
-        _flush(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    half.rename(folder)
-    _flush(folder.parent)
+    with _writing(folder):
+        for leftover in folder.parent.glob(f".{folder.name.split('-')[0]}-*.tmp"):
+            shutil.rmtree(leftover)
+        half.mkdir(parents=True)
+        try:
+            yield half
+            for path in [*half.rglob("*"), half]:
+                _flush(path)
+            shutil.rmtree(folder, ignore_errors=True)
+            half.rename(folder)
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
+        _flush(folder.parent)
 
 
 @contextmanager
 def adding_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder to fill, which then becomes `folder`, unless another process was faster."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield half
+    with _writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            half.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
+            yield half
+            try:
+                half.rename(folder)
+            except OSError:
+                if not folder.exists():
+                    raise
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:
     """Hides the folder first, so that nobody takes half a folder for a whole one."""
-    shutil.rmtree(folder.rename(_hidden(folder)))
+    with _writing(folder):
+        shutil.rmtree(folder.rename(_hidden(folder)))
+
+
+def free_space(path: Path) -> int:
+    """Bytes that can still be written on the disk of a file or folder, which need not exist yet."""
+    return shutil.disk_usage(next(place for place in (path, *path.absolute().parents) if place.exists())).free
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Turns a failure that is the disk's into a WriteError: it names the target, whatever half of it failed."""
+    try:
+        yield
+    except Exception as error:
+        number = _error_number(error)
+        if number is None or number not in REMEDIES:
+            raise
+        free = f", {free_space(target) / 2**20:.1f} MiB are free" if number == errno.ENOSPC else ""
+        reason = f"{os.strerror(number)}{free}; {REMEDIES[number]}"
+        raise WriteError(f"{target}: cannot be written: {reason}") from error
+
+
+def _error_number(error: BaseException | None) -> int | None:
+    """The errno behind a failure, whatever library reports it."""
+    if isinstance(error, WriteError):
+        return _error_number(error.__cause__)
+    if isinstance(error, OSError):
+        return error.errno
+    found = OS_ERROR.search(str(error))
+    return int(found[1]) if found else None
 
 
 def _flush(path: Path) -> None:

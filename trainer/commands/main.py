@@ -3,10 +3,11 @@
 import argparse
 import os
 import re
+import signal
 import sys
 import warnings
 
-from advgame.trainer.base.errors import ConfigError, Outage, ServerWarning
+from advgame.trainer.base.errors import ConfigError, Outage, ServerWarning, Stopped
 from advgame.trainer.base.text import printable
 from advgame.trainer.commands import crossplay, evaluate, redteam, train
 from advgame.trainer.commands.torchrun import is_first, report_failure
@@ -17,10 +18,16 @@ COMMANDS = {"train": train, "evaluate": evaluate, "crossplay": crossplay, "redte
 OUTAGE = 75
 """The exit code when a server has been away for too long: that of sysexits.h for what may work later."""
 
+INTERRUPTED = 128 + signal.SIGINT
+
+EXIT_CODE_OF = {signal.SIGTERM: 0, signal.SIGINT: INTERRUPTED}
+"""By the signal that stopped a run. Batch systems send SIGTERM, and a run that has saved its work has not failed."""
+
 CONTINUE = "; the same command continues from the newest checkpoint"
 
-EXIT_CODES = """exit codes: 0 done, 1 a gate's limit is exceeded, 2 something is wrong with the input, 75 a judge's or a
-target's server did not answer for longer than its patience, 130 interrupted. torchrun has its own: 1 for all but 0."""
+EXIT_CODES = """exit codes: 0 done, or saved and stopped by SIGTERM, 1 a gate's limit is exceeded, 2 something is wrong
+with the input or the disk, 75 a judge's or a target's server did not answer for longer than its patience, 130
+interrupted. torchrun has its own: 1 for all but 0."""
 
 SETTING = re.compile(r"[a-z_]+(\.\w+)*=.*", re.DOTALL)
 
@@ -41,10 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
         _say(f"error: {error}{CONTINUE if options.command == 'train' else ''}")
         report_failure(f"error: {error}")
         return OUTAGE
+    except Stopped as signalled:
+        _say(f"{signalled}{CONTINUE}")
+        return EXIT_CODE_OF[signalled.number]
     except KeyboardInterrupt:
-        if options.command == "train":
-            _say(f"stopped{CONTINUE}")
-        return 130
+        return INTERRUPTED
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -2,10 +2,17 @@
 
 import json
 import os
+import signal
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
+from advgame.trainer.base.errors import WriteError
 from advgame.trainer.base.files import write_text
+
+LOOKS = 1.0
+"""Seconds between two looks at the launcher."""
 
 
 def is_first() -> bool:
@@ -17,4 +24,23 @@ def report_failure(message: str) -> None:
     """Puts the reason into the report that torchrun ends with."""
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         report = {"message": message, "extraInfo": {"py_callstack": message, "timestamp": int(time.time())}}
-        write_text(Path(file), json.dumps({"message": report}))
+        with suppress(WriteError):  # which may be what is reported
+            write_text(Path(file), json.dumps({"message": report}))
+
+
+def give_up(reason: str) -> None:
+    """Ends this process at once, whatever it waits for, with exit code 2."""
+    report_failure(reason)
+    os._exit(2)
+
+
+def end_with_launcher() -> None:
+    """A launcher that is killed cannot tell its processes: each sees for itself, and then stops as by SIGTERM."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_watch_launcher, args=[os.getppid()], daemon=True).start()
+
+
+def _watch_launcher(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(LOOKS)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)

@@ -2,7 +2,8 @@
 
 import argparse
 
-from advgame.trainer.commands.torchrun import is_first
+from advgame.trainer.base.stopping import listening
+from advgame.trainer.commands.torchrun import end_with_launcher, give_up, is_first
 from advgame.trainer.settings.load import load_config, to_yaml
 
 HELP = "train an attacker and a defender against each other"
@@ -54,9 +55,11 @@ def run(options: argparse.Namespace) -> int:
     from advgame.trainer.base import collectives
     from advgame.trainer.run.train import train
 
-    collectives.start()
-    try:
-        train(config)
-    finally:
-        collectives.stop()
+    with listening(tell=is_first()):
+        end_with_launcher()
+        collectives.start(give_up)
+        try:
+            train(config)
+        finally:
+            collectives.stop()
     return 0

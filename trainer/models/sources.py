@@ -65,8 +65,8 @@ def _from_gguf(path: Path) -> Path:
 def _cached(name: str, build: Callable[[Path], None]) -> Path:
     """cache/name; if it is not there, one process of the machine builds it, by build(folder)."""
     target = cache_folder() / name
-    if collectives.local_rank() == 0 and not target.exists():
-        with adding_folder(target) as half:
-            build(half)
-    collectives.barrier()
+    with collectives.together():
+        if collectives.local_rank() == 0 and not target.exists():
+            with adding_folder(target) as half:
+                build(half)
     return target

@@ -40,18 +40,18 @@ def save(run: Path, step: int, learners: list[Learner], games: list[Game], keep:
     """Writes run/checkpoints/step-N for N finished steps; `games` are those that later steps still train on."""
     target = folder(run, step)
     optimizers = {_optimizer_file(learner): learner.engine.state() for learner in learners}  # every process takes part
-    if collectives.rank() == 0:
-        with replacing_folder(target) as half:
-            for learner in learners:
-                for suffix, policy in learner.policies.by_suffix.items():
-                    save_policy(policy, half / f"{learner.name}{suffix}")
-            for name, tensors in optimizers.items():
-                save_file(tensors, half / name)
-            state = {"format": FORMAT, "step": step, "games": [dataclasses.asdict(game) for game in games]}
-            write_text(half / "state.json", json.dumps(state))
-        for old in finished(run)[:-keep]:
-            remove_folder(folder(run, old))
-    collectives.barrier()
+    with collectives.together():
+        if collectives.rank() == 0:
+            with replacing_folder(target) as half:
+                for learner in learners:
+                    for suffix, policy in learner.policies.by_suffix.items():
+                        save_policy(policy, half / f"{learner.name}{suffix}")
+                for name, tensors in optimizers.items():
+                    save_file(tensors, half / name)
+                state = {"format": FORMAT, "step": step, "games": [dataclasses.asdict(game) for game in games]}
+                write_text(half / "state.json", json.dumps(state))
+            for old in finished(run)[:-keep]:
+                remove_folder(folder(run, old))
     return target
 
 

@@ -35,15 +35,17 @@ def evaluate_now(common: Evaluations, step: int, clock: Clock) -> dict:
         initial = _read_initial(common) if step else _write_initial(common)
         start = read_records(file)[0] if step else None
         record = evaluate(common.match, common.held_out, initial, common.draws, common.embedder, start)
-    if collectives.rank() == 0:
-        append_record(file, {"step": step} | record)
+    with collectives.together():
+        if collectives.rank() == 0:
+            append_record(file, {"step": step} | record)
     return record
 
 
 def _write_initial(common: Evaluations) -> list[Game]:
     games = initial_attacks(common.match.attacker, common.match.rules, common.held_out, common.draws)
-    if collectives.rank() == 0:
-        write_text(common.run / INITIAL_ATTACKS, json.dumps([dataclasses.asdict(game) for game in games]))
+    with collectives.together():
+        if collectives.rank() == 0:
+            write_text(common.run / INITIAL_ATTACKS, json.dumps([dataclasses.asdict(game) for game in games]))
     return games
 
 

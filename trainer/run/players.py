@@ -28,8 +28,9 @@ def set_up(plan: Plan, config: Config, clock: Clock) -> tuple[list[Learner], Mat
         games = checkpoint.load(plan.saved, [attacker, defender]) if plan.saved else []
     check_budgets(attacker, defender, plan.seeds, rules)
     collectives.barrier()  # every process has read what the first is about to write anew
-    if collectives.rank() == 0:
-        checkpoint.begin(plan.run, plan.resumed, config)
+    with collectives.together():
+        if collectives.rank() == 0:
+            checkpoint.begin(plan.run, plan.resumed, config)
     match = Match(
         playing(attacker.policies, config.attacker, "attacker"),
         playing(defender.policies, config.defender, "defender"),

@@ -3,30 +3,27 @@
 import resource
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from rich.text import Text
 
-from advgame.trainer.base import collectives
+from advgame.trainer.base import collectives, stopping
 from advgame.trainer.base.clock import SAMPLING, Clock, Stage
-from advgame.trainer.base.errors import Outage
-from advgame.trainer.base.files import append_record, read_records
+from advgame.trainer.base.errors import Outage, Stopped, WriteError
+from advgame.trainer.base.files import read_records
 from advgame.trainer.game.group import attacker_groups, defender_groups
 from advgame.trainer.game.pair import attacker_pairs, defender_pairs
 from advgame.trainer.game.play import play
 from advgame.trainer.learn.step import Learner, learn
 from advgame.trainer.measure.metrics import game_metrics, sampled_tokens
-from advgame.trainer.measure.resources import EnergyMeter
 from advgame.trainer.models.load import quiet
 from advgame.trainer.records import Game, Item
 from advgame.trainer.report.console import Progress
-from advgame.trainer.report.transcripts import write_transcript
-from advgame.trainer.run import checkpoint
 from advgame.trainer.run.evaluate import evaluate_now
-from advgame.trainer.run.folder import EVALUATIONS, METRICS, SAMPLES
+from advgame.trainer.run.folder import EVALUATIONS, METRICS
 from advgame.trainer.run.players import make_evaluations, refresh, set_up
 from advgame.trainer.run.preflight import Plan, preflight
+from advgame.trainer.run.saver import Saver
 from advgame.trainer.run.summary import finished, sum_up
 from advgame.trainer.seeds import deal
 from advgame.trainer.settings.schema import Config
@@ -39,7 +36,7 @@ def train(config: Config) -> None:
     """Plays and trains to config.steps, from the newest checkpoint in config.output_dir if there is one.
 
     Raises ConfigError, before any work if it can be known then, FloatingPointError for a loss that is not finite, and
-    Outage, when all finished steps are saved, if a server has not answered for too long.
+    when all finished steps are saved, Outage if a server has not answered for too long, and Stopped after a signal.
     """
     quiet()
     plan, clock, first = preflight(config), Clock(), collectives.rank() == 0
@@ -54,54 +51,46 @@ def train(config: Config) -> None:
 
 
 def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
-    """The steps that are left."""
-    meter = EnergyMeter()
+    """The steps that are left. Wherever a signal or an outage ends them, those that are finished are saved first."""
     learners, match, games = set_up(plan, config, clock)
     evaluations = make_evaluations(plan, match, learners, config.seed)
-    if evaluations and is_unmeasured(plan, config):
-        refresh(match, learners, plan.resumed)
-        progress.evaluation_done(plan.resumed, evaluate_now(evaluations, plan.resumed, clock))
-    for step in range(plan.resumed, config.steps):
-        began = time.perf_counter()
-        batch, index = divmod(step, config.steps_per_batch)
-        if index == 0:
-            refresh(match, learners, step)
-            seeds = deal(plan.seeds, batch, config.batch_size, config.seed)
-            try:
+    saver = Saver(plan.run, plan.resumed, games, learners, config.checkpoint.keep, clock)
+
+    try:
+        if evaluations and is_unmeasured(plan, config):
+            refresh(match, learners, plan.resumed)
+            progress.evaluation_done(plan.resumed, evaluate_now(evaluations, plan.resumed, clock))
+        for step in range(plan.resumed, config.steps):
+            with collectives.together():
+                stopping.check()
+            began = time.perf_counter()
+            batch, index = divmod(step, config.steps_per_batch)
+            if index == 0:
+                refresh(match, learners, step)
+                seeds = deal(plan.seeds, batch, config.batch_size, config.seed)
                 games = play(match, seeds, (config.seed, batch), clock)
-            except Outage:
-                save_unless_saved(plan.run, step, learners, config.checkpoint.keep)
-                raise
-        share = part(games, index, config.steps_per_batch)
-        record: dict = {"step": step + 1, "batch": batch, "game": game_metrics(share, config.judge.success_score)}
-        for learner, stage in zip(learners, (Stage.ATTACKER_LEARNS, Stage.DEFENDER_LEARNS), strict=True):
-            with clock(stage):
-                record[learner.name] = learn(learner, items(learner, share), step, learner.name in turn(config, step))
-        record["timing"] = timing(time.perf_counter() - began, clock, games if index == 0 else [])
-        progress.step_done(record, share)
-        outage = None
-        if evaluations and is_due(step, config.eval.every, config):
-            refresh(match, learners, step + 1)
-            try:
+            share = part(games, index, config.steps_per_batch)
+            record: dict = {"step": step + 1, "batch": batch, "game": game_metrics(share, config.judge.success_score)}
+            for learner, stage in zip(learners, (Stage.ATTACKER_LEARNS, Stage.DEFENDER_LEARNS), strict=True):
+                its_turn = learner.name in turn(config, step)
+                with clock(stage):
+                    record[learner.name] = learn(learner, items(learner, share), step, its_turn)
+            record["timing"] = timing(time.perf_counter() - began, clock, games if index == 0 else [])
+            saver.finish(record, share, games if index + 1 < config.steps_per_batch else [])
+            progress.step_done(record, share)
+            if evaluations and is_due(step, config.eval.every, config):
+                refresh(match, learners, step + 1)
                 progress.evaluation_done(step + 1, evaluate_now(evaluations, step + 1, clock))
-            except Outage as error:
-                outage = error  # the step is done all the same; whoever resumes begins with its evaluation
-        record["timing"] |= clock.take() | {"joules": meter.take()}
-        keep(plan.run, record, share)  # before the checkpoint: a run that resumes from it needs the lines up to it
-        if outage or is_due(step, config.checkpoint.every, config):
-            with clock(Stage.SAVE):
-                unused = games if index + 1 < config.steps_per_batch else []
-                checkpoint.save(plan.run, step + 1, learners, unused, config.checkpoint.keep)
-        if outage:
-            raise outage
+            saver.write()
+            if is_due(step, config.checkpoint.every, config):
+                saver.save()
+    except (Outage, Stopped):
+        saver.save()
+        raise
+    except WriteError as error:
+        raise WriteError(f"{error}; the same command then continues from step {saver.saved}") from error
     match.attacker.close()
     match.defender.close()
-
-
-def save_unless_saved(run: Path, step: int, learners: list[Learner], keep: int) -> None:
-    """Saves what `step` steps have come to, all of whose games are used up."""
-    if step not in (0, *checkpoint.finished(run)):
-        checkpoint.save(run, step, learners, [], keep)
 
 
 def is_unmeasured(plan: Plan, config: Config) -> bool:
@@ -137,13 +126,6 @@ def turn(config: Config, step: int) -> tuple[str, ...]:
 def is_due(step: int, every: int, config: Config) -> bool:
     """Whether something that happens every `every` steps, and after the last one, happens after this step."""
     return (step + 1) % every == 0 or step + 1 == config.steps
-
-
-def keep(run: Path, record: dict, games: list[Game]) -> None:
-    """Writes a step's metrics and samples, in the first process."""
-    if collectives.rank() == 0:
-        append_record(run / METRICS, record)
-        write_transcript(run / SAMPLES / f"step-{record['step']:06d}.txt", games)
 
 
 def timing(seconds: float, clock: Clock, played: list[Game]) -> dict:

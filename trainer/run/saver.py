@@ -1,0 +1,49 @@
+"""What is finished of a run, and how it gets into the run's folder."""
+
+from pathlib import Path
+
+from advgame.trainer.base import collectives
+from advgame.trainer.base.clock import Clock, Stage
+from advgame.trainer.base.files import append_record
+from advgame.trainer.learn.step import Learner
+from advgame.trainer.measure.resources import EnergyMeter
+from advgame.trainer.records import Game
+from advgame.trainer.report.transcripts import write_transcript
+from advgame.trainer.run import checkpoint
+from advgame.trainer.run.folder import METRICS, SAMPLES
+
+
+class Saver:
+    """Knows the last finished step, so that it can be saved wherever between two steps a run ends."""
+
+    def __init__(self, run: Path, step: int, games: list[Game], learners: list[Learner], keep: int, clock: Clock):
+        """The run continues from the checkpoint after `step` steps; `games` and `keep` are as in checkpoint.save."""
+        self._run, self._learners, self._keep = run, learners, keep
+        self._clock, self._meter = clock, EnergyMeter()
+        self.saved = self._step = step
+        self._games = games
+        self._unwritten: tuple[dict, list[Game]] | None = None
+
+    def finish(self, record: dict, share: list[Game], games: list[Game]) -> None:
+        """A step is in the weights: its record, the games it trained on, and those that later steps still train on."""
+        self._step, self._games, self._unwritten = record["step"], games, (record, share)
+
+    def write(self) -> None:
+        """Writes the step's metrics and samples, if that has not been done."""
+        if self._unwritten is None:
+            return
+        record, share = self._unwritten
+        record["timing"] |= self._clock.take() | {"joules": self._meter.take()}
+        with collectives.together():
+            if collectives.rank() == 0:
+                append_record(self._run / METRICS, record)
+                write_transcript(self._run / SAMPLES / f"step-{record['step']:06d}.txt", share)
+        self._unwritten = None
+
+    def save(self) -> None:
+        """Writes a checkpoint, if there is none of the step."""
+        self.write()  # before it: a run that resumes from the checkpoint needs the lines up to it
+        if self._step > self.saved:
+            with self._clock(Stage.SAVE):
+                checkpoint.save(self._run, self._step, self._learners, self._games, self._keep)
+            self.saved = self._step
