@@ -8,9 +8,10 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from advgame.trainer.base.errors import ConfigError, Outage, Stopped
-from advgame.trainer.base.heartbeat import LIMITS, Heartbeat, Limits
+from advgame.trainer.base.heartbeat import LIMITS, Heartbeat, Limits, Store
 from advgame.trainer.base.stopping import abandonable
 
 T = TypeVar("T")
@@ -24,18 +25,16 @@ _heartbeats: list[Heartbeat] = []
 """This process's, between start and stop."""
 
 
-def start(give_up: Callable[[str], None], limits: Limits = LIMITS) -> None:
+def start(report: Callable[[str], None] = print, limits: Limits = LIMITS) -> None:
     """Joins the processes that torchrun started; does nothing for a single one.
 
-    give_up: must end this process; called, with the reason, from a thread, when another has been silent for too long.
+    report: is told why, from a thread, before this process is ended because another has been silent for too long.
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group(backend="nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.PrefixStore("heartbeat", dist.TCPStore(address, port, is_master=False))
-        _heartbeats.append(Heartbeat(store, rank(), world_size(), give_up, limits))
+        _heartbeats.append(Heartbeat(_shared_store(), rank(), world_size(), report, limits))
 
 
 def stop() -> None:
@@ -43,6 +42,12 @@ def stop() -> None:
         _heartbeats.pop().stop()
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _shared_store() -> Store:
+    """The one through which the processes have found each other, over a connection of its own."""
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    return PrefixStore("heartbeat", store)
 
 
 def rank() -> int:

@@ -40,66 +40,94 @@ class Limits:
 LIMITS = Limits()
 
 
-class Heartbeat:
-    """Beats from its making until `stop`, in a thread of its own."""
+SILENT_STORE = (
+    "process {rank} hears nothing of the others for {seconds:.0f} s: torchrun on the first machine, or the first "
+    "process, is stopped, or that machine hangs"
+)
+"""Only told of: a launcher that is stopped keeps no process from its work."""
 
-    def __init__(self, store: Store, rank: int, processes: int, give_up: Callable[[str], None], limits: Limits):
-        """give_up: called when another process has been silent for too long, with the reason."""
-        self._store, self._rank, self._give_up, self._limits = store, rank, give_up, limits
-        self._others = [other for other in range(processes) if other != rank]
+
+@dataclass
+class _Other:
+    """What is known of another process."""
+
+    rank: int
+    beat: str = ""
+    silence: float = 0.0
+
+
+class Heartbeat:
+    """Beats from its making until `stop`: one thread talks to the store, one watches what comes of it."""
+
+    def __init__(self, store: Store, rank: int, processes: int, report: Callable[[str], None], limits: Limits):
+        """report: is told why this process ends, before it does: another has been silent for too long."""
+        self._store, self._rank, self._report, self._limits = store, rank, report, limits
+        self._others = [_Other(other) for other in range(processes) if other != rank]
+        self._found: list[str] | None = None
+        """What the others sent, if the store has answered since the last look."""
         self._stopping = threading.Event()
-        self._beat("0")  # so that the others find something
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._send("0")  # so that the others find something
+        self._talking = threading.Thread(target=self._talk, daemon=True)
+        self._talking.start()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self) -> None:
         self._stopping.set()
-        self._thread.join(self._limits.beat)
+        self._talking.join(self._limits.beat)
 
-    def _run(self) -> None:
-        try:
-            self._watch()
-            self._beat(END)
-        except RuntimeError:  # the store is gone, with the launcher or the first process
-            pass
-
-    def _beat(self, beat: str) -> None:
+    def _send(self, beat: str) -> None:
         self._store.set(str(self._rank), f"{beat} pid {os.getpid()} on {platform.node()}")
 
-    def _watch(self) -> None:
-        limits, last = self._limits, [b""] * len(self._others)
-        silence = [0.0] * len(self._others)
-        noticed: set[int] = set()
-        for beats in count(1):
-            began = time.monotonic()
-            if self._stopping.wait(limits.beat):
-                return
-            self._beat(str(beats))
-            found = self._store.multi_get([str(other) for other in self._others])
-            passed = min(time.monotonic() - began, 2 * limits.beat)  # more: this process was stopped itself
-            for i, (other, value) in enumerate(zip(self._others, found, strict=True)):
-                beat, who = value.decode().split(" ", 1)
-                if value != last[i] or beat == END:
-                    if other in noticed:
-                        self._tell(f"warning: process {other} ({who}) is back after {silence[i]:.0f} s", noticed)
-                        noticed.discard(other)
-                    silence[i] = 0.0
-                else:
-                    silence[i] += passed
-                last[i] = value
-                if silence[i] >= limits.notice and other not in noticed:
-                    noticed.add(other)
-                    self._tell(
-                        f"warning: process {other} ({who}) has not been heard from for {silence[i]:.0f} s: it is stopped, or "
-                        f"its machine hangs; the others wait for it, but no longer than {limits.end:.0f} s",
-                        noticed,
-                    )
-                if silence[i] >= limits.end:
-                    error = f"error: process {other} ({who}) has not been heard from for {silence[i]:.0f} s"
-                    self._tell(error, noticed)
-                    self._give_up(error)
+    def _talk(self) -> None:
+        try:
+            for beats in count(1):
+                found = self._store.multi_get([str(other.rank) for other in self._others])
+                self._found = [beat.decode() for beat in found]
+                if self._stopping.wait(self._limits.beat):
+                    self._send(END)
+                    return
+                self._send(str(beats))
+        except RuntimeError:  # the store has ended, with the launcher or the first process: others see to that
+            self._stopping.set()
 
-    def _tell(self, what: str, silent: set[int]) -> None:
+    def _watch(self) -> None:
+        unanswered, looked = 0.0, time.monotonic()
+        while not self._stopping.wait(self._limits.beat):
+            now = time.monotonic()
+            passed, looked = min(now - looked, 2 * self._limits.beat), now  # more: this process was stopped itself
+            found, self._found = self._found, None
+            if found is None:  # as it may be once in a while, since two threads take turns
+                before, unanswered = unanswered, unanswered + passed
+                if before < self._limits.notice <= unanswered:
+                    warning = SILENT_STORE.format(rank=self._rank, seconds=unanswered)
+                    print(f"warning: {warning}", file=sys.stderr, flush=True)
+                continue
+            unanswered = 0.0
+            for other, beat in zip(self._others, found, strict=True):
+                self._hear(other, beat, passed)
+
+    def _hear(self, other: _Other, beat: str, passed: float) -> None:
+        """`beat` is what is known of the other process, `passed` seconds after the last look."""
+        name = f"process {other.rank} ({beat.partition(' ')[2]})"
+        before = other.silence
+        if beat != other.beat or beat.startswith(END):
+            other.beat, other.silence = beat, 0.0
+            if before >= self._limits.notice:
+                self._tell(f"warning: {name} is back after {before:.0f} s")
+            return
+        other.silence += passed
+        silence = f"{name} has not been heard from for {other.silence:.0f} s"
+        if before < self._limits.notice <= other.silence:
+            self._tell(
+                f"warning: {silence}: it is stopped, or its machine hangs; "
+                f"the others wait no longer than {self._limits.end:.0f} s"
+            )
+        if other.silence >= self._limits.end:
+            self._tell(f"error: {silence}")
+            self._report(f"error: {silence}")
+            os._exit(2)  # whatever the main thread waits for
+
+    def _tell(self, what: str) -> None:
         """On stderr, by the first process that is not silent."""
-        if all(other in silent for other in range(self._rank)):
+        if all(other.silence >= self._limits.notice for other in self._others if other.rank < self._rank):
             print(what, file=sys.stderr, flush=True)

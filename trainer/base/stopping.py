@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +35,7 @@ def listening(tell: bool) -> Iterator[None]:
         if _state.asked is None:
             _state.asked, _state.at = Stopped(number), time.monotonic()
             if tell:  # not by print, which a signal may have interrupted
-                os.write(sys.__stderr__.fileno(), b"stopping at the next safe point; another signal stops at once\n")
+                os.write(2, b"stopping at the next safe point; another signal stops at once\n")
         elif time.monotonic() - _state.at > ONE_REQUEST:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

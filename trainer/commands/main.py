@@ -20,7 +20,7 @@ OUTAGE = 75
 
 INTERRUPTED = 128 + signal.SIGINT
 
-EXIT_CODE_OF = {signal.SIGTERM: 0, signal.SIGINT: INTERRUPTED}
+EXIT_CODE_OF: dict[int, int] = {signal.SIGTERM: 0, signal.SIGINT: INTERRUPTED}
 """By the signal that stopped a run. Batch systems send SIGTERM, and a run that has saved its work has not failed."""
 
 CONTINUE = "; the same command continues from the newest checkpoint"

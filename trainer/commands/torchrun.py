@@ -28,12 +28,6 @@ def report_failure(message: str) -> None:
             write_text(Path(file), json.dumps({"message": report}))
 
 
-def give_up(reason: str) -> None:
-    """Ends this process at once, whatever it waits for, with exit code 2."""
-    report_failure(reason)
-    os._exit(2)
-
-
 def end_with_launcher() -> None:
     """A launcher that is killed cannot tell its processes: each sees for itself, and then stops as by SIGTERM."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -43,4 +37,4 @@ def end_with_launcher() -> None:
 def _watch_launcher(launcher: int) -> None:
     while os.getppid() == launcher:
         time.sleep(LOOKS)
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -3,7 +3,7 @@
 import argparse
 
 from advgame.trainer.base.stopping import listening
-from advgame.trainer.commands.torchrun import end_with_launcher, give_up, is_first
+from advgame.trainer.commands.torchrun import end_with_launcher, is_first, report_failure
 from advgame.trainer.settings.load import load_config, to_yaml
 
 HELP = "train an attacker and a defender against each other"
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
     with listening(tell=is_first()):
         end_with_launcher()
-        collectives.start(give_up)
+        collectives.start(report_failure)
         try:
             train(config)
         finally:

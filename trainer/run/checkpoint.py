@@ -55,6 +55,17 @@ def save(run: Path, step: int, learners: list[Learner], games: list[Game], keep:
     return target
 
 
+def size(learners: list[Learner]) -> int:
+    """Bytes of the tensors of a checkpoint: the policies', and of those that are trained the optimiser's two."""
+    return sum(
+        parameter.numel() * parameter.element_size() * (3 if trained and policy is learner.policies.policy else 1)
+        for learner in learners
+        for trained in [learner.config.train]
+        for policy in learner.policies.by_suffix.values()
+        for parameter in policy.named_parameters().values()
+    )
+
+
 def load(checkpoint: Path, learners: list[Learner]) -> list[Game]:
     """Restores the optimisers, and returns the games that later steps still train on."""
     for learner in learners:

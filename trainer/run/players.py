@@ -13,7 +13,7 @@ from advgame.trainer.records import Game
 from advgame.trainer.rollouts.generate import GenerateSampler
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.evaluate import Evaluations
-from advgame.trainer.run.preflight import Plan, check_budgets, check_output, make_rules
+from advgame.trainer.run.preflight import Plan, check_budgets, check_output, check_space, make_rules
 from advgame.trainer.settings.schema import Config, PlayerConfig
 
 
@@ -26,8 +26,9 @@ def set_up(plan: Plan, config: Config, clock: Clock) -> tuple[list[Learner], Mat
         attacker = make_learner("attacker", policies["attacker"], config.attacker)
         defender = make_learner("defender", policies["defender"], config.defender)
         games = checkpoint.load(plan.saved, [attacker, defender]) if plan.saved else []
-    check_budgets(attacker, defender, plan.seeds, rules)
-    collectives.barrier()  # every process has read what the first is about to write anew
+    with collectives.together():  # here, every process has also read what the first is about to write anew
+        check_budgets(attacker, defender, plan.seeds, rules)
+        check_space(plan, [attacker, defender])
     with collectives.together():
         if collectives.rank() == 0:
             checkpoint.begin(plan.run, plan.resumed, config)

@@ -6,7 +6,7 @@ from pathlib import Path
 from advgame.kernels import activate_flash_attention
 from advgame.trainer.base import collectives
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.base.files import make_folder
+from advgame.trainer.base.files import free_space, make_folder
 from advgame.trainer.game.play import Rules
 from advgame.trainer.judges.arena import check_seeds
 from advgame.trainer.judges.kinds import make_judge
@@ -101,6 +101,16 @@ def make_rules(config: Config) -> Rules:
 def check_output(plan: Plan) -> None:
     """Makes the run's folder. Raises ConfigError if it cannot be written to."""
     make_folder(plan.run, f"output_dir={plan.run}")
+
+
+def check_space(plan: Plan, learners: list[Learner]) -> None:
+    """Raises ConfigError if the run's disk has no room for a checkpoint."""
+    needed, free = (bytes / 2**20 for bytes in (checkpoint.size(learners), free_space(plan.run)))
+    if needed > free:
+        raise ConfigError(
+            f"output_dir={plan.run}: a checkpoint takes {needed:.1f} MiB, and {free:.1f} MiB are free there; "
+            f"free some space, or name another place"
+        )
 
 
 def check_budgets(attacker: Learner, defender: Learner, seeds: list[Seed], rules: Rules) -> None:
