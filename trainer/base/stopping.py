@@ -52,6 +52,12 @@ def listening(tell: bool) -> Iterator[None]:
         _state.asked = None
 
 
+def stop() -> None:
+    """As SIGTERM would, from any thread, unless a signal has come already: this one is no second one."""
+    if _state.asked is None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def check() -> None:
     """Raises Stopped if a signal has come."""
     if _state.asked:

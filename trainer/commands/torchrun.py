@@ -2,12 +2,12 @@
 
 import json
 import os
-import signal
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
+from advgame.trainer.base import stopping
 from advgame.trainer.base.errors import WriteError
 from advgame.trainer.base.files import write_text
 
@@ -37,4 +37,4 @@ def end_with_launcher() -> None:
 def _watch_launcher(launcher: int) -> None:
     while os.getppid() == launcher:
         time.sleep(LOOKS)
-    os.kill(os.getpid(), signal.SIGTERM)
+    stopping.stop()

@@ -22,7 +22,7 @@ def test_a_write_that_is_cut_leaves_the_old_file(tmp_path):
     with pytest.raises(KeyboardInterrupt), replacing(file) as half:
         half.write_text("ne")
         raise KeyboardInterrupt
-    assert file.read_text() == "old"
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
     write_text(file, "new")
     assert file.read_text() == "new" and list(tmp_path.iterdir()) == [file]
 
@@ -60,7 +60,9 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
         (half / "newer").write_text("half")
         raise KeyboardInterrupt
     assert sorted(path.name for path in folder.iterdir()) == ["inner", "new"]
-    with replacing_folder(tmp_path / "step-000002"):  # sweeps away what the killed one left
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
+    (tmp_path / ".step-000003.tmp").mkdir()  # what a killed process leaves
+    with replacing_folder(tmp_path / "step-000002"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000002"]
     remove_folder(folder)
