@@ -109,7 +109,7 @@ def numbers(tokens: int) -> PreTrainedTokenizerFast:
     core = Tokenizer(WordLevel({str(i): i for i in range(tokens)} | {"<end>": tokens}))
     core.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", pad_token="<end>")
-    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} <end> {% endfor %}"
     return tokenizer
 
 

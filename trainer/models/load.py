@@ -24,6 +24,7 @@ from advgame.trainer.models.adapters import base_of, merge_adapter
 from advgame.trainer.models.head import check_head
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.models.sources import ADAPTER, resolve_model
+from advgame.trainer.prompts.chat import chat_frame
 
 
 def load_policy(source: str | Path, dtype: torch.dtype = torch.float32) -> Policy:
@@ -112,6 +113,10 @@ def _load_tokenizer(source: str | Path, folder: Path) -> PreTrainedTokenizerBase
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     if tokenizer.chat_template is None:
         raise ConfigError(f"model {source}: its tokenizer has no chat template; use an instruct model")
+    try:
+        chat_frame(tokenizer)
+    except ConfigError as error:
+        raise ConfigError(f"model {source}: {error}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.randomness import key_to_seed
 from advgame.trainer.base.text import one_line, printable, redacted
+from advgame.trainer.prompts.markers import break_known
 from advgame.trainer.records import Rollout
 from advgame.trainer.rollouts.base import Request
 from advgame.trainer.settings.schema import SamplingConfig, ServerConfig
@@ -63,7 +64,7 @@ class Endpoint:
         """What the model says. The text of a failure is the server's own, safe to show."""
         body = {
             "model": self.server.model,
-            "messages": [{"role": "user", "content": request.text}],
+            "messages": [{"role": "user", "content": break_known(request.text)}],
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_new_tokens,
