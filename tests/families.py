@@ -104,7 +104,7 @@ def byte_level(normalizer: normalizers.Normalizer | None = None) -> Tokenizer:
 
 
 def sentencepiece(prefix: bool, *control: str) -> Tokenizer:
-    """Of Llama 2 and Mistral, with a space before every text, and of Gemma. The vocabulary has the control tokens."""
+    """As of Llama 2 and Mistral, with a space before every text, and of Gemma; the vocabulary has control tokens."""
     core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     spaces = normalizers.Replace(" ", "▁")
     core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prefix else spaces

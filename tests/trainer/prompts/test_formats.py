@@ -43,10 +43,24 @@ def test_what_parses_holds_no_tag_of_its_own(text, pattern):
 
 @pytest.mark.parametrize("pattern", [*ATTACKER_FORMATS.values(), *DEFENDER_FORMATS.values()])
 @pytest.mark.parametrize(
-    "piece", [" ", "<", "<prompt>", "<think>", "<think></think>", "</prompt", "a<prompt>b</prompt>c"]
+    "piece",
+    [
+        " ",
+        "<",
+        "</",
+        "\n",
+        "<prompt>",
+        "<think>",
+        "<think></think>",
+        "</prompt",
+        "prompt>",
+        "a<prompt>b</prompt>c",
+        "</think> ",
+    ],
 )
 @pytest.mark.timeout(60)
 def test_hostile_repetition_does_not_hang(pattern, piece):
-    """A pattern that backtracks over every split of 16,000 characters would take far longer than the limit."""
-    parse(pattern, piece * (16_000 // len(piece)) + "x")
-    parse(pattern, "x" + piece * (16_000 // len(piece)))
+    """A pattern that backtracks over every split of so many characters would take far longer than the limit."""
+    long = piece * (200_000 // len(piece))
+    for opened in ("", "x", "<think>", "<think>a</think>", "<think>a</think><prompt>", "<prompt>"):
+        parse(pattern, f"{opened}{long}x")
