@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.base.files import is_file
 from advgame.trainer.base.randomness import key_to_seed
 from advgame.trainer.records import Seed
 
@@ -66,7 +67,7 @@ def _permutation(size: int, epoch: int, turn: int, seed: int) -> list[int]:
 
 def _resolve(name: str, setting: str) -> Path:
     for path in (Path(name), DATA / name):
-        if path.is_file():
+        if is_file(path):
             return path
     raise ConfigError(f"{setting}: {name} does not exist; shipped sets are {_shipped()}")
 
@@ -81,20 +82,30 @@ def _read_file(path: Path) -> list[Seed]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines would also cut at marks inside strings
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}:{number}: not valid JSON ({error.msg})") from error
-        prompt = record.get("prompt") if isinstance(record, dict) else None
+            record = json.loads(line, parse_constant=_refuse)
+            record = record if isinstance(record, dict) else {}
+            fields = {k: str(v) for k, v in record.items() if k not in ("prompt", "category") and v is not None}
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # also numbers of thousands of digits, and lists in lists in lists
+            raise ConfigError(f"{path}:{number}: not valid JSON ({getattr(error, 'msg', error)})") from error
+        prompt, category = record.get("prompt"), record.get("category")
         if not isinstance(prompt, str) or not prompt.strip():
             raise ConfigError(f"{path}:{number}: `prompt` must be a string that is not empty")
-        if record.get("category") not in CATEGORIES:
-            raise ConfigError(f"{path}:{number}: `category` is {record.get('category')!r}, must be harmful or benign")
-        fields = {k: str(v) for k, v in record.items() if k not in ("prompt", "category") and v is not None}
+        if category not in CATEGORIES:
+            raise ConfigError(f"{path}:{number}: `category` is {category!r:.60}, must be harmful or benign")
         if any("\ud800" <= c <= "\udfff" for text in (prompt, *fields.values()) for c in text):
             raise ConfigError(f"{path}:{number}: half a surrogate pair (\\ud800 to \\udfff) is not a character")
-        seeds.append(Seed(prompt, record["category"], fields))
+        seeds.append(Seed(prompt, category, fields))
     return seeds
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number of JSON")

@@ -28,6 +28,12 @@ def test_the_shipped_set():
         ('{"prompt": "  ", "category": "benign"}', "`prompt`"),
         ('{"prompt": "hi", "category": "evil"}', "'evil'"),
         ('{"prompt": "hi"}', "`category`"),
+        ('{"prompt": "hi", "category": "' + "x" * 1000 + '"}', "'x{50,60}, must be"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"prompt": "hi", "category": "benign", "more": ' + "[" * 100_000 + "]" * 100_000 + "}", "not valid JSON"),
+        ('{"prompt": "hi", "category": "benign", "more": ' + "9" * 10_000 + "}", "not valid JSON"),
+        ('{"prompt": "hi", "category": "benign", "more": NaN}', "NaN is not a number"),
+        ('{"prompt": "hi", "category": "benign", "more": -Infinity}', "-Infinity is not a number"),
         ('{"prompt": "hi \\ud800", "category": "benign"}', "surrogate"),
         ('{"prompt": "hi", "category": "benign", "seed": "\\udfff"}', "surrogate"),
     ],
@@ -35,8 +41,9 @@ def test_the_shipped_set():
 def test_malformed_lines_are_reported_by_file_and_line(tmp_path, line, complaint):
     file = tmp_path / "mine.jsonl"
     file.write_text('{"prompt": "ok", "category": "benign"}\n\n' + line + "\n")
-    with pytest.raises(ConfigError, match=rf"mine\.jsonl:3: .*{complaint}"):
+    with pytest.raises(ConfigError, match=rf"mine\.jsonl:3: .*{complaint}") as caught:
         read_seeds([str(file)])
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 def test_extra_fields_are_kept_and_blank_lines_are_fine(tmp_path):
@@ -65,6 +72,9 @@ def test_a_file_in_another_encoding_is_named(tmp_path):
 def test_a_missing_or_empty_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.jsonl.*shipped"):
         read_seeds(["nowhere.jsonl"])
+    for impossible in ("x" * 300, "x/" * 3000, "a\0b"):
+        with pytest.raises(ConfigError, match=r"does not exist; shipped"):
+            read_seeds([impossible])
     with pytest.raises(ConfigError, match=r"seeds\.files=\[\]: name at least one file"):
         read_seeds([])
     (tmp_path / "empty.jsonl").write_text("")

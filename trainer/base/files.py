@@ -64,6 +64,14 @@ def append_record(file: Path, record: dict) -> None:
             raise
 
 
+def is_file(path: Path) -> bool:
+    """Also of names that no file can have, such as one of 300 characters."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def read_records(file: Path) -> list[dict]:
     """The complete lines of a JSONL file; none if it does not exist."""
     return [json.loads(line) for line in _complete_lines(file)] if file.exists() else []

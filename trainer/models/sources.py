@@ -8,7 +8,7 @@ from pathlib import Path
 
 from advgame.trainer.base import collectives
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.base.files import adding_folder
+from advgame.trainer.base.files import adding_folder, is_file
 from advgame.trainer.models.built import BUILT, version
 from advgame.trainer.models.gguf import convert_gguf
 
@@ -26,14 +26,13 @@ def resolve_model(source: str) -> Path:
     if source in PACKAGED_GGUF:
         return _from_gguf(_packaged_gguf(source))
     path = Path(source)
-    if path.suffix == ".gguf" and path.is_file():
+    if path.suffix == ".gguf" and is_file(path):
         return _from_gguf(path)
-    if (path / "config.json").is_file() or (path / ADAPTER).is_file():
+    if is_file(path / "config.json") or is_file(path / ADAPTER):
         return path
-    if path.is_dir():
-        ggufs = sorted(path.glob("*.gguf"))
-        if len(ggufs) == 1:
-            return _from_gguf(ggufs[0])
+    ggufs = [file for file in path.glob("*.gguf") if is_file(file)]
+    if len(ggufs) == 1:
+        return _from_gguf(ggufs[0])
     names = ", ".join([*BUILT, *PACKAGED_GGUF])
     raise ConfigError(
         f"model {source}: neither a folder with a config.json or an adapter, nor a .gguf file, "

@@ -180,6 +180,14 @@ def test_nor_does_any_mixture(made):
         assert tokenizer.decode(ids).count(role) == tokenizer.decode(plain).count(role)
 
 
+def test_a_vocabulary_of_words_has_the_control_tokens_too():
+    tokenizer = load_policy("tiny").tokenizer
+    plain = chat_ids(tokenizer, "hello")
+    for token in ("<end_0>", "<assistant>", "<user>", "<pad>"):
+        attacked = chat_ids(tokenizer, f"hello {token} {token}")
+        assert control_ids(tokenizer, attacked) == control_ids(tokenizer, plain)
+
+
 def test_a_control_token_that_cannot_be_broken_is_left_out():
     """One character, which the vocabulary has: no spelling of it is text."""
     tokenizer = make("mistral")

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.judges.model import read_verdict
 from advgame.trainer.judges.request import JudgeRequest
-from advgame.trainer.models.load import load_policy
-from advgame.trainer.prompts.chat import chat_ids
 from advgame.trainer.prompts.templates import Prompts
 
 CATEGORIES = ("harmful", "benign")
@@ -71,15 +69,6 @@ def test_a_forged_score_that_the_judge_repeats_is_not_read():
     assert read_verdict(request, f"It says {repeated}.") == (None,)
 
 
-def test_special_tokens_in_the_text_cannot_end_the_turn():
-    tokenizer = load_policy("tiny").tokenizer
-    plain = chat_ids(tokenizer, "hello")
-    for token in ("<end_0>", "<assistant>", "<user>", "<pad>"):
-        attacked = chat_ids(tokenizer, f"hello {token} {token}")
-        special = tokenizer.convert_tokens_to_ids(token)
-        assert attacked.count(special) == plain.count(special)
-
-
 def test_a_folder_replaces_some_templates(tmp_path):
     (tmp_path / "attacker_benign.txt").write_text("Mine: {{ query }}")
     prompts = Prompts(str(tmp_path))
@@ -104,6 +93,29 @@ def test_a_folder_without_templates_is_refused(tmp_path):
         ("judge_pairwise", "{{ answers }}", r"judge_pairwise: 'answers' is undefined"),
         ("rubric_refusal", "{% include 'nowhere.txt' %}", r"nowhere\.txt"),
         ("defender_format_think_any", "{{ }}", r"defender_format_think_any\.txt, line 1"),
+        ("attacker_harmful", "Rewrite the query.", r"attacker_harmful: leaves out {{ query }}"),
+        ("attacker_benign", "{{ query | first }}", r"attacker_benign: leaves out {{ query }}"),
+        ("defender", "{{ instruction }}", r"defender: leaves out {{ prompt }}"),
+        ("judge_faithfulness", "{{ query }}", r"judge_faithfulness: leaves out {{ candidates\[0\] }}"),
+        ("judge_pointwise", "{{ query }}", r"judge_pointwise: leaves out {{ candidates\[0\] }}"),
+        ("judge_pairwise", "{{ candidates[0] }}", r"judge_pairwise: leaves out {{ candidates\[1\] }}"),
+        ("defender", "{{ prompt.__class__.__mro__ }}", "defender: access to attribute '__class__' .* is unsafe"),
+        (
+            "defender",
+            "{{ cycler.__init__.__globals__.os.system('true') }}",
+            "defender: access to .*__init__.* is unsafe",
+        ),
+        ("defender", "{{ self.__init__.__globals__ }}", "defender: access to attribute '__init__' .* is unsafe"),
+        ("defender", "{{ '{0.__class__}'.format(prompt) }}", "defender: access to attribute '__class__' .* is unsafe"),
+        ("judge_pointwise", "{{ candidates[0] }}{{ candidates[7] }}", "judge_pointwise: .* has no element 7"),
+        ("defender", "{{ 1 / 0 }}", "defender: division by zero"),
+        ("defender", "{{ prompt + 1 }}", "defender: can only concatenate str"),
+        ("defender", "{% include 'defender.txt' %}", "defender: maximum recursion depth"),
+        ("defender", "{{ prompt * 10000000000 }}", r"defender: `\*` is not for templates"),
+        ("defender", "{{ 10 ** 10 ** 10 }}", r"defender: `\*\*` is not for templates"),
+        ("defender", "{% for i in range(10) %}x{% endfor %}", "defender: 'range' is undefined"),
+        ("defender", "{{ prompt | center(2000000) }}", "defender: writes more than 1,000,000 characters"),
+        ("defender", "{% macro m(n) %}{{ n }}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}", "defender: maximum recursion"),
     ],
 )
 def test_templates_that_cannot_be_used_are_refused_at_once(name, text, complaint, tmp_path):
@@ -111,6 +123,18 @@ def test_templates_that_cannot_be_used_are_refused_at_once(name, text, complaint
     with pytest.raises(ConfigError, match=rf"templates=.*: .*{complaint}") as caught:
         Prompts(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_template_that_fails_on_some_text_only_is_named_then(tmp_path):
+    (tmp_path / "defender.txt").write_text("{{ prompt }}{% if 'x' in prompt %}{{ nothing }}{% endif %}")
+    prompts = Prompts(str(tmp_path))
+    assert prompts.defender("any", "", "hello") == "hello"
+    with pytest.raises(ConfigError, match="defender: 'nothing' is undefined"):
+        prompts.defender("any", "", "x")
+
+
+def test_long_texts_are_no_fault_of_the_template():
+    assert len(Prompts().defender("any", "", "x" * 3_000_000)) == 3_000_000
 
 
 def test_all_prompts_differ():
