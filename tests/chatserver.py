@@ -18,6 +18,7 @@ class ChatServer(ThreadingHTTPServer):
     """Answers each user turn with `answer(text)`, a word a token; an integer is the status of a failure."""
 
     daemon_threads = True
+    request_queue_size = 128
     key: str | None = None
     """What it wants as a key; None: nothing."""
     models: Misbehaviour | None = None
@@ -77,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path != "/v1/models":
             self.send(404, {"error": {"message": "no such page"}})
         elif self.server.models:
-            self.server.models(self)
+            self.misbehave(self.server.models)
         else:
             self.send(200, {"object": "list", "data": [{"id": "judge-7b", "object": "model"}]})
 
@@ -98,8 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         if unknown:
             self.send(400, {"error": {"message": f"Unrecognized request argument supplied: {unknown[0]}"}})
         elif callable(answer):
-            with suppress(ConnectionError):  # whoever asked has left
-                answer(self)
+            self.misbehave(answer)
         elif isinstance(answer, int):
             self.send(answer, {"error": {"message": "not now"}})
         else:
@@ -107,6 +107,10 @@ class _Handler(BaseHTTPRequestHandler):
             message = {"role": "assistant", "content": answer and " ".join(words[:limit])}
             reason = "stop" if len(words) <= limit else "length"
             self.send(200, {"id": "1", "choices": [{"index": 0, "message": message, "finish_reason": reason}]})
+
+    def misbehave(self, how: Misbehaviour):
+        with suppress(ConnectionError):  # whoever asked may leave
+            how(self)
 
     @property
     def given_key(self) -> str:

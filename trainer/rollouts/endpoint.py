@@ -110,7 +110,7 @@ class Endpoint:
     def _failure(self, response: "Response", content: bytearray) -> Exception:
         status, said = response.status_code, self._shown(_reason(content))
         if response.has_redirect_location:
-            said = f"it sends us to {self._shown(response.headers['Location'])}, where nobody has sent us"
+            said = f"a redirect to {self._shown(response.headers['Location'])}, which is not followed"
         message = f"status {status}: {said}"
         if status in REFUSALS:
             return Refused(message)

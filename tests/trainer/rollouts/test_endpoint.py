@@ -49,7 +49,7 @@ def test_nobody_is_sent_elsewhere(page):
         redirect = redirects(elsewhere.config.url + "/models")
         with chat_server(lambda text: redirect if page == "chat" else "well") as server:
             server.models = redirect if page == "models" else None
-            with pytest.raises(ConfigError, match=rf"status 307: it sends us to {elsewhere.config.url}"):
+            with pytest.raises(ConfigError, match=rf"status 307: a redirect to {elsewhere.config.url}"):
                 check_server(server.config, SAMPLING, "a")
     assert not elsewhere.requests
 
