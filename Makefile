@@ -2,6 +2,7 @@
 # make arena   a game that is learnt in minutes: tiny players, an exact judge
 # make check   lint, types and the fast tests, in under two minutes
 # make test    all of it: lint, types, the documentation, the whole test suite
+# make sanitize the C++ operators under AddressSanitizer and UndefinedBehaviorSanitizer
 # make docs    the documentation as a site, in build/docs
 # make setup   everything that the commands above install, and nothing else
 # Each sets up .venv first; after that it starts at once. ARGS="steps=20 …" goes to the command.
@@ -10,12 +11,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 BUILD := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
-C_SOURCES := $(wildcard csrc/*.cpp csrc/*.h)
+C_SOURCES := $(wildcard csrc/*.cpp csrc/*.h tests/kernels/*.cpp)
 # What `make check` leaves out: whole runs and what measures them, Triton's interpreter, and a model of 135M parameters.
 FAST := -m "not slow" -k "not triton and not smollm2" $(addprefix --ignore=tests/, runs faults trainer/commands \
 	trainer/measure/test_evaluation.py trainer/measure/test_payoff.py trainer/measure/test_resources.py)
 
-.PHONY: play arena setup check test lint format types docs clean
+.PHONY: play arena setup check test sanitize lint format types docs clean
 
 play: .venv/play
 	$(BIN)/torchrun trainer/main.py --config trainer/configs/demo.yaml $(ARGS)
@@ -28,8 +29,32 @@ setup: .venv/test .venv/docs
 check: lint types
 	$(BIN)/pytest $(FAST) $(ARGS)
 
-test: lint types docs
+test: lint types docs sanitize
 	$(BIN)/pytest $(ARGS)
+
+# Built into a package of its own, with links to the Python files, which comes first on the path. Without AMX, its
+# products of tiles are made in plain C++ (tests/kernels/tiles.cpp), so that what surrounds them is checked everywhere.
+SANITIZED := build/sanitize/advgame/kernels
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -D_GLIBCXX_ASSERTIONS -fno-omit-frame-pointer
+OBJECTS := $(patsubst csrc/%.cpp,build/sanitize/%.o,$(wildcard csrc/*.cpp)) build/sanitize/tiles.o
+TORCH = $(firstword $(wildcard .venv/lib/python3*/site-packages/torch))
+HEADERS = $(TORCH)/include $(TORCH)/include/torch/csrc/api/include $(shell $(BIN)/python -c 'import sysconfig as s; print(s.get_path("include"))')
+PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
+
+sanitize: .venv/test
+	$(MAKE) --jobs 2 $(SANITIZED)/_C.so
+	ln -sfn $(addprefix $(CURDIR)/,$(wildcard kernels/*.py) kernels/triton) $(SANITIZED)
+	PYTHONPATH=build/sanitize LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
+		$(BIN)/python -P -m pytest tests/kernels -m "not slow" -k "not triton" $(ARGS)
+
+$(SANITIZED)/_C.so: $(OBJECTS)
+	mkdir -p $(@D)
+	$(CXX) -shared $(SANITIZE) -fopenmp -Wl,-Bsymbolic $^ -L$(TORCH)/lib -lc10 -ltorch_cpu -o $@
+
+vpath %.cpp csrc tests/kernels
+build/sanitize/%.o: %.cpp $(wildcard csrc/*.h) Makefile
+	mkdir -p $(@D)
+	$(CXX) $(SANITIZE) -O1 -g1 -fPIC -std=c++20 -fopenmp -Wall $(addprefix -isystem ,$(HEADERS)) -c $< -o $@
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -22,8 +22,9 @@ void energy_and_mass(const float* probs, int64_t rows, int64_t stride, const flo
 }
 
 // Of each column in each group, [groups, V]: the energy of -coef p, and the mass, the sum of |coef| p.
-void measure_columns(const Chunk& chunk, const std::vector<Group>& groups, at::Tensor energy, at::Tensor mass) {
-  const at::Tensor weighted = chunk.scale * chunk.coef.abs();
+void measure_columns(const Chunk& chunk, const at::Tensor& coef, const std::vector<Group>& groups, at::Tensor energy,
+                     at::Tensor mass) {
+  const at::Tensor weighted = chunk.scale * coef.abs();
   const float *p = chunk.probs.const_data_ptr<float>(), *scale = weighted.const_data_ptr<float>();
   float *e = energy.mutable_data_ptr<float>(), *m = mass.mutable_data_ptr<float>();
   at::parallel_for(0, tiles(chunk.vocab), 1, [&](int64_t begin, int64_t end) {
@@ -66,12 +67,16 @@ std::vector<Group> make_groups(const Chunk& chunk, int64_t count) {
 
 at::Tensor choose_columns(const Chunk& chunk, const at::Tensor& logps, double filter_eps, std::vector<Group>& groups) {
   const int64_t count = groups.size(), vocab = chunk.vocab;
+  const at::Tensor largest = chunk.coef.abs().amax();
+  if (largest.item<float>() == 0) return {};
+  const at::Tensor coef = chunk.coef / largest;  // energies are relative: squares neither overflow nor vanish
   at::Tensor energy = at::empty({count, vocab}, chunk.scale.options()), mass = at::empty_like(energy);
-  measure_columns(chunk, groups, energy, mass);
+  measure_columns(chunk, coef, groups, energy, mass);
 
   // ||dL||^2 = sum of c^2 p^2, but (1 - p)^2 = p^2 + 1 - 2p at the targets.
-  const at::Tensor at_targets = (chunk.coef.narrow(0, 0, chunk.size) * chunk.slope).square().mul(1 - 2 * logps.exp());
+  const at::Tensor at_targets = (coef.narrow(0, 0, chunk.size) * chunk.slope).square().mul(1 - 2 * logps.exp());
   const double norm = energy.sum(at::kDouble).item<double>() + at_targets.sum(at::kDouble).item<double>();
+
   if (norm == 0) return {};
 
   float *e = energy.mutable_data_ptr<float>(), *m = mass.mutable_data_ptr<float>();

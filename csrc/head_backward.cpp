@@ -6,6 +6,7 @@
 //   dX = dL_A W_A,   dW_A += dL_A^T X.
 // dX still accounts for the dropped columns: a token's dropped mass S_t is known, and sum_{v not in A} p_tv W_v is
 // close to S_t times the |c|-weighted mean embedding of the group's dropped columns.
+#include "checks.h"
 #include "columns.h"
 #include "factor.h"
 
@@ -181,14 +182,29 @@ void head_backward(const at::Tensor& hidden, const at::Tensor& weight, const at:
                    const at::Tensor& probs, double temperature, double filter_eps, int64_t group_size,
                    const std::optional<at::Tensor>& grad_hidden, const std::optional<at::Tensor>& grad_weight,
                    const std::optional<at::Tensor>& grad_bias) {
-  const int64_t size = hidden.size(0), n = padded(size), vocab = weight.size(0);
+  check_head(hidden, weight, targets);
+  const int64_t size = hidden.size(0), n = padded(size), vocab = weight.size(0), width = weight.size(1);
+  check_tensor("coef", coef, at::kFloat, {size});
+  check_tensor("logps", logps, at::kFloat, {size});
+  check_tensor("lse", lse, at::kFloat, {size});
+  check_tensor("target_slope", target_slope, at::kFloat, {size});
+  check_tensor("mass", mass, at::kFloat, {mass.numel() ? size : 0});
+  check_tensor("tile_max", tile_max, at::kFloat, {tiles(vocab), n});
+  check_probs(probs, vocab * n);
+  TORCH_CHECK_VALUE(filter_eps >= 0 && filter_eps < 1, "filter_eps: expected a number in [0, 1), got ", filter_eps);
+  TORCH_CHECK_VALUE(group_size >= 1, "group_size: expected a positive number, got ", group_size);
+  if (grad_hidden) check_tensor("grad_hidden", *grad_hidden, at::kFloat, {size, width});
+  if (grad_weight) check_tensor("grad_weight", *grad_weight, at::kFloat, {vocab, width});
+  if (grad_weight) check_contiguous("grad_weight", *grad_weight);
+  if (grad_bias) check_tensor("grad_bias", *grad_bias, at::kFloat, {vocab});
+  if (grad_bias) check_contiguous("grad_bias", *grad_bias);
   const auto options = hidden.options().dtype(at::kFloat);
   const bool exact = filter_eps == 0;
   const at::Tensor x = padded_rows(hidden), w = weight.contiguous();
   at::Tensor c = at::zeros({n}, options), scale = at::zeros({tile_max.size(0), n}, options);
   c.narrow(0, 0, size).copy_(coef / temperature);
   scale.narrow(1, 0, size).copy_((tile_max.narrow(1, 0, size) - lse).exp());
-  const Chunk chunk{size, n, vocab, probs, scale, c, target_slope, targets.contiguous()};
+  const Chunk chunk{size, n, vocab, probs, scale, c, target_slope.contiguous(), targets.contiguous()};
 
   std::vector<Group> groups = make_groups(chunk, exact ? 1 : std::max<int64_t>(1, (n + group_size / 2) / group_size));
   at::Tensor tail_mass;

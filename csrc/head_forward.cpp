@@ -1,4 +1,5 @@
 // Logits of a chunk of tokens, and the statistics of each token's distribution, tile by tile of the vocabulary.
+#include "checks.h"
 #include "factor.h"
 
 namespace advgame {
@@ -99,7 +100,7 @@ Tiles empty_tiles(int64_t count, int64_t n, bool more, const at::TensorOptions& 
   return {make(true), make(true), make(more), make(more)};
 }
 
-using Outputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using Outputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 // Puts the tiles' sums on one scale, the largest logit of the whole row, and adds them up: what head_forward returns.
 Outputs merge(const Tiles& tiles, const at::Tensor& target_logit, bool with_entropy, bool capped) {
@@ -114,12 +115,12 @@ Outputs merge(const Tiles& tiles, const at::Tensor& target_logit, bool with_entr
     entropy = (total.log() - (tiles.weighted * scale + offset).sum(0) / total).narrow(0, 0, size);
   }
   if (capped) mass = ((tiles.mass * scale).sum(0) / total).narrow(0, 0, size);
-  return {target_logit - lse, lse, entropy, max, mass};
+  return {target_logit - lse, target_logit, lse, entropy, max, mass};
 }
 
 }  // namespace
 
-// Returns (logps [n], lse [n], entropy [n] or empty, tile_max, mass [n] or empty), all float32.
+// Returns (logps [n], target_logit [n], lse [n], entropy [n] or empty, tile_max, mass [n] or empty), all float32.
 //   probs: contiguous float32, [vocab * padded(n)] or more, or none. Receives, as [vocab, padded(n)], exp(logit - max
 //     of its tile), times the soft-cap's slope where there is one; times exp(tile_max - lse) these are probabilities.
 //   tile_max: [tiles, padded(n)].
@@ -127,10 +128,12 @@ Outputs merge(const Tiles& tiles, const at::Tensor& target_logit, bool with_entr
 Outputs head_forward(const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                      const at::Tensor& targets, double softcap, double temperature, bool with_entropy, bool exact,
                      const std::optional<at::Tensor>& probs) {
+  check_head(hidden, weight, targets);
   const int64_t size = hidden.size(0), n = padded(size), vocab = weight.size(0), count = tiles(vocab);
   const auto options = hidden.options().dtype(at::kFloat);
   const bool keep = probs.has_value(), capped = softcap > 0, more = with_entropy || capped;
-  TORCH_CHECK_VALUE(!keep || (probs->numel() >= vocab * n && probs->is_contiguous()), "probs: too small");
+  if (bias.has_value()) check_tensor("bias", *bias, bias->scalar_type(), {vocab});
+  if (keep) check_probs(*probs, vocab * n);
 
   const Factor x(padded_rows(hidden).t(), exact ? Precision::kFull : Precision::kHigh);
   const at::Tensor w = weight.contiguous();

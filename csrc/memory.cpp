@@ -3,6 +3,7 @@
 // smallest buffer that is large enough; if none is, the largest is released and a new one is mapped.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <c10/util/safe_numerics.h>
 
 #include <cstring>
 #include <map>
@@ -54,7 +55,11 @@ void clear(void* block, size_t bytes) {
 // from the ordinary allocator.
 at::Tensor pooled(at::IntArrayRef shape, bool zeroed) {
 #if defined(__linux__)
-  const size_t wanted = c10::multiply_integers(shape) * sizeof(float);
+  uint64_t numbers = 0;
+  for (const int64_t size : shape) TORCH_CHECK_VALUE(size >= 0, "shape: negative size in ", shape);
+  TORCH_CHECK_VALUE(!c10::safe_multiplies_u64(shape, &numbers) && numbers < uint64_t(1) << 60,
+                    "shape: too large: ", shape);
+  const size_t wanted = numbers * sizeof(float);
   if (wanted >= 2 * kHugePage) {
     size_t bytes = (wanted + kHugePage - 1) / kHugePage * kHugePage;
     void* block = nullptr;

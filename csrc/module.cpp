@@ -2,6 +2,7 @@
 #include <Python.h>
 
 #include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 
 namespace advgame {
@@ -11,7 +12,7 @@ void empty_pool();
 
 at::Tensor sample_probs(const at::Tensor& probs, const at::Tensor& uniforms, double top_p);
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forward(
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forward(
     const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
     const at::Tensor& targets, double softcap, double temperature, bool with_entropy, bool exact,
     const std::optional<at::Tensor>& probs);
@@ -31,7 +32,7 @@ TORCH_LIBRARY(advgame, m) {
   m.def("sample_probs(Tensor probs, Tensor uniforms, float top_p) -> Tensor");
   m.def(
       "head_forward(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, float softcap, float temperature, "
-      "bool with_entropy, bool exact, Tensor(a!)? probs) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "bool with_entropy, bool exact, Tensor(a!)? probs) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "head_backward(Tensor hidden, Tensor weight, Tensor targets, Tensor coef, Tensor logps, Tensor lse, "
       "Tensor target_slope, Tensor mass, Tensor tile_max, Tensor probs, float temperature, float filter_eps, "
@@ -42,6 +43,12 @@ TORCH_LIBRARY_IMPL(advgame, CPU, m) {
   m.impl("sample_probs", &advgame::sample_probs);
   m.impl("head_forward", &advgame::head_forward);
   m.impl("head_backward", &advgame::head_backward);
+}
+
+// kernels/ differentiates. Calls from elsewhere get an error for a derivative, in either direction, and no silent zero.
+TORCH_LIBRARY_IMPL(advgame, Autograd, m) {
+  m.impl("head_forward", torch::autograd::autogradNotImplementedFallback());
+  m.impl("head_backward", torch::autograd::autogradNotImplementedFallback());
 }
 
 PyMODINIT_FUNC PyInit__C(void) {

@@ -1,10 +1,12 @@
 // Nucleus (top-p) sampling by inverse CDF, one row per task: see sample_top_p in kernels/sampling.py.
+#include "checks.h"
+
 #include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cfloat>
 #include <cstdint>
 #include <vector>
 
@@ -16,10 +18,23 @@ struct Candidate {
   int64_t token;
 };
 
+// The largest of a row's probabilities, none of which may be negative or NaN, and one of which must be positive.
+float largest_of(const float* probs, int64_t vocab) {
+  float largest = 0;
+  bool valid = true;
+  for (int64_t v = 0; v < vocab; ++v) {
+    valid &= probs[v] >= 0;
+    largest = probs[v] > largest ? probs[v] : largest;
+  }
+  TORCH_CHECK_VALUE(valid && largest > 0 && largest <= FLT_MAX,
+                    "probs: every row needs a positive number, and no NaN, infinity or negative number");
+  return largest;
+}
+
 // The tokens of largest probability whose mass reaches top_p, most probable first, lower index first on ties.
 // Only the tokens above a threshold are sorted; it falls by a factor of 16 until they have enough mass.
-void nucleus(const float* probs, int64_t vocab, double top_p, std::vector<Candidate>& kept) {
-  float threshold = *std::max_element(probs, probs + vocab) / 16;
+void nucleus(const float* probs, int64_t vocab, float largest, double top_p, std::vector<Candidate>& kept) {
+  float threshold = largest / 16;
   for (;;) {
     kept.clear();
     double mass = 0;
@@ -44,11 +59,11 @@ void nucleus(const float* probs, int64_t vocab, double top_p, std::vector<Candid
 }  // namespace
 
 at::Tensor sample_probs(const at::Tensor& probs, const at::Tensor& uniforms, double top_p) {
-  TORCH_CHECK_VALUE(probs.dim() == 2 && probs.scalar_type() == at::kFloat && probs.is_contiguous(),
-                    "probs must be a contiguous float32 [rows, vocab] tensor");
-  TORCH_CHECK_VALUE(uniforms.dim() == 1 && uniforms.size(0) == probs.size(0) && uniforms.scalar_type() == at::kDouble &&
-                        uniforms.is_contiguous(),
-                    "uniforms must be a contiguous float64 [rows] tensor");
+  check_tensor("probs", probs, at::kFloat, {-1, -1});
+  check_contiguous("probs", probs);
+  check_tensor("uniforms", uniforms, at::kDouble, {probs.size(0)});
+  check_contiguous("uniforms", uniforms);
+  TORCH_CHECK_VALUE(top_p > 0 && top_p <= 1, "top_p: expected a number in (0, 1], got ", top_p);
   const int64_t rows = probs.size(0), vocab = probs.size(1);
   at::Tensor tokens = at::empty({rows}, probs.options().dtype(at::kLong));
   const float* p = probs.const_data_ptr<float>();
@@ -57,8 +72,10 @@ at::Tensor sample_probs(const at::Tensor& probs, const at::Tensor& uniforms, dou
   at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
     std::vector<Candidate> kept;
     for (int64_t r = begin; r < end; ++r) {
+      TORCH_CHECK_VALUE(u[r] >= 0 && u[r] < 1, "uniforms: expected numbers in [0, 1), got ", u[r]);
+      const float largest = largest_of(p + r * vocab, vocab);
       if (top_p < 1) {
-        nucleus(p + r * vocab, vocab, top_p, kept);
+        nucleus(p + r * vocab, vocab, largest, top_p, kept);
       } else {  // the whole vocabulary, in its own order
         kept.clear();
         for (int64_t v = 0; v < vocab; ++v) kept.push_back({p[r * vocab + v], v});

@@ -1,5 +1,7 @@
 """Checks of the public functions' arguments: a bad one raises a ValueError that names it, before any work starts."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,17 +12,27 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def check_scale(name: str, value: float) -> None:
+    """A positive number that float32 can divide by, and multiply by: neither overflows, whatever scales there are."""
+    require(1e-15 <= value <= 1e15, f"{name}: expected a positive number from 1e-15 to 1e15, got {value}")
+
+
+def check_weight(name: str, value: float) -> None:
+    """A finite number >= 0."""
+    require(0 <= value < math.inf, f"{name}: expected a finite number >= 0, got {value}")
+
+
 def check_head(
     hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, logit_softcap: float | None
 ) -> None:
-    """hidden [T, H], weight [V, H], targets [T] int64, bias [V] or None, logit_softcap > 0 or None."""
+    """hidden [T, H], weight [V, H], targets [T] int64, bias [V] or None, logit_softcap a scale or None."""
     require(
         hidden.dim() == 2 and hidden.is_floating_point(),
         f"hidden: expected floating point [T, H], got {hidden.dtype} {list(hidden.shape)}",
     )
     require(
-        weight.dim() == 2 and weight.size(1) == hidden.size(1),
-        f"weight: expected [V, {hidden.size(1)}] as hidden is {list(hidden.shape)}, got {list(weight.shape)}",
+        weight.dim() == 2 and weight.size(0) > 0 and weight.size(1) == hidden.size(1),
+        f"weight: expected [V, {hidden.size(1)}], V > 0, as hidden is {list(hidden.shape)}, got {list(weight.shape)}",
     )
     require(
         weight.dtype == hidden.dtype,
@@ -40,10 +52,8 @@ def check_head(
             bias.shape == weight.shape[:1] and bias.is_floating_point(),
             f"bias: expected floating point [{weight.size(0)}], got {bias.dtype} {list(bias.shape)}",
         )
-    require(
-        logit_softcap is None or logit_softcap > 0,
-        f"logit_softcap: expected a positive number or None, got {logit_softcap}",
-    )
+    if logit_softcap is not None:
+        check_scale("logit_softcap", logit_softcap)
 
 
 def check_targets(targets: Tensor, vocab: int) -> None:

@@ -10,6 +10,7 @@ scores depends on the rest of the softmax through the output and the log-sum-exp
 algorithm 2): given the merged ones, each part's own backward operator computes its share of the whole's gradients.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ def shared_prefix_attention(
         require(same, f"{name}: {tensor.dtype} on {tensor.device}, but query is {query.dtype} on {query.device}")
     half = query.dtype in (torch.float16, torch.bfloat16)
     require(half or not query.is_cuda, f"query: on CUDA expected float16 or bfloat16, got {query.dtype}; use autocast")
+    require(scale is None or math.isfinite(scale), f"scale: expected a finite number or None, got {scale}")
     return _SharedPrefixAttention.apply(query, key, value, layout, width**-0.5 if scale is None else scale)
 
 

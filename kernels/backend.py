@@ -24,6 +24,8 @@ class Statistics(NamedTuple):
 
     logps: Tensor
     """[n] log-prob of the target."""
+    target_logit: Tensor
+    """[n] logit of the target, soft-capped and divided by the temperature."""
     lse: Tensor
     """[n] log-sum-exp of the logits."""
     entropy: Tensor

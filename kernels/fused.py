@@ -81,8 +81,7 @@ class Workspace:
         assert self.probs is not None, "forward(keep=True) comes first"
         slope = torch.ones_like(stats.logps)
         if self.head.logit_softcap:
-            logits = stats.logps + stats.lse
-            slope = 1 - (logits * self.head.temperature / self.head.logit_softcap).square()
+            slope = 1 - (stats.target_logit * (self.head.temperature / self.head.logit_softcap)).square()
         rows = sums = None if gradients.hidden is None else gradients.hidden[begin:end]
         if rows is not None and rows.dtype != torch.float32:
             sums = rows.new_zeros(rows.shape, dtype=torch.float32)

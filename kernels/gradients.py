@@ -1,5 +1,6 @@
 """The gradients of the fused losses: made in the forward pass, handed out in the backward pass."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advgame.kernels.backend import Gradients, Head
-from advgame.kernels.operators import flatten, nest, operator, save_inputs, saved_inputs
+from advgame.kernels.operators import call, flatten, nest, operator, save_inputs, saved_inputs
 from advgame.kernels.options import Wanted
 from advgame.kernels.registry import primitives
 
@@ -84,4 +85,4 @@ def loss_operator(
         return *kept, *([None] * (len(ctx.values) - len(kept)))
 
     op.register_autograd(backward, setup_context=setup_context)
-    return lambda *arguments: op(*flatten(*arguments))
+    return functools.partial(call, op)

@@ -6,12 +6,12 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from advgame.kernels.arguments import check_head, check_targets, require
+from advgame.kernels.arguments import check_head, check_scale, check_targets
 from advgame.kernels.backend import Head
 from advgame.kernels.eager import head_logprobs
 from advgame.kernels.fused import Workspace, differentiate_chunks, measure_chunks, pieces
 from advgame.kernels.gradients import traced_gradients
-from advgame.kernels.operators import flatten, nest, operator, save_inputs, saved_inputs
+from advgame.kernels.operators import call, flatten, nest, operator, save_inputs, saved_inputs
 from advgame.kernels.options import OpOptions, Wanted, resolve_options
 
 
@@ -81,14 +81,14 @@ def linear_logprobs(
         ValueError: a wrong shape, dtype, device or range; the message names the argument.
     """
     check_head(hidden, weight, targets, bias, logit_softcap)
-    require(temperature > 0, f"temperature: expected a positive number, got {temperature}")
+    check_scale("temperature", temperature)
     options = resolve_options(hidden, return_entropy, filter_eps, chunk_tokens, backend)
     if options.backend == "eager":
         check_targets(targets, weight.size(0))
         logps, entropy = head_logprobs(hidden, weight, targets, bias, logit_softcap, temperature, return_entropy)
     else:
         head = Head(weight, bias, logit_softcap or 0.0, temperature)
-        logps, entropy = _logprobs_operator(*flatten(hidden, head, targets, options))
+        logps, entropy = call(_logprobs_operator, hidden, head, targets, options)
     return (logps, entropy) if return_entropy else logps
 
 
@@ -128,7 +128,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _backward(ctx: Any, grad_logps: Tensor, _: None) -> tuple[Tensor | None, ...]:
     hidden, head, targets, options = nest(_logprobs, saved_inputs(ctx))
     options, wanted = replace(options, with_entropy=False), Wanted(*ctx.needs_input_grad[:3])  # hidden, weight, bias
-    gradients = _logprobs_backward_operator(*flatten(hidden, head, targets, options, wanted, grad_logps))
+    gradients = call(_logprobs_backward_operator, hidden, head, targets, options, wanted, grad_logps)
     gradients = [gradient if want else None for gradient, want in zip(gradients, flatten(wanted), strict=True)]
     return *gradients, *([None] * (len(ctx.needs_input_grad) - len(gradients)))
 

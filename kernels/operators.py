@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.library import CustomOpDef  # type: ignore[attr-defined]  # missing from its __all__
 
 
@@ -26,6 +27,18 @@ def operator(name: str, compute: Callable[..., Any], shapes: Callable[..., Any])
     op = torch.library.custom_op(f"advgame::{name}", _flat(compute), mutates_args=())
     op.register_fake(lambda *flat: shapes(*nest(compute, flat)))
     return op
+
+
+def call(op: CustomOpDef, *arguments: Any) -> Any:
+    """Calls an operator with arguments that may be records.
+
+    Raises:
+        NotImplementedError: an argument has a forward-mode tangent. Inside a transform of torch.func an operator does
+            not see it, so it is looked for here too; PyTorch would take the derivative for 0.
+    """
+    flat = flatten(*arguments)
+    _refuse_tangents(flat)
+    return op(*flat)
 
 
 def flatten(*arguments: Any) -> list[Any]:
@@ -63,6 +76,7 @@ def _flat(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*flat: Any) -> Any:
+        _refuse_tangents(flat)
         return function(*nest(function, flat))
 
     parameters: list[inspect.Parameter] = []
@@ -72,6 +86,12 @@ def _flat(function: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(function)
     call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return call
+
+
+def _refuse_tangents(flat: Iterable[Any]) -> None:
+    for value in flat:
+        if isinstance(value, Tensor) and unpack_dual(value).tangent is not None:
+            raise NotImplementedError("advgame's operators have no forward-mode derivatives; use backend='eager'")
 
 
 @functools.cache

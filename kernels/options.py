@@ -44,8 +44,8 @@ def resolve_options(
     if isinstance(eps, str) or not 0 <= eps < 1:
         raise ValueError(f"filter_eps: expected 'auto' or a number in [0, 1), got {filter_eps!r}")
     require(
-        chunk_tokens is None or chunk_tokens >= 1,
-        f"chunk_tokens: expected a positive number or None, got {chunk_tokens}",
+        chunk_tokens is None or 1 <= chunk_tokens < 2**31,
+        f"chunk_tokens: expected a positive number below 2**31 or None, got {chunk_tokens}",
     )
     return OpOptions(resolve_backend(backend, hidden), with_entropy, float(eps), chunk_tokens)
 

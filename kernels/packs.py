@@ -59,8 +59,11 @@ def prefix_tree(lengths: list[int], parents: list[int | None], device: torch.dev
         device: the device of the pack.
 
     Raises:
-        ValueError: segments in another order, or a parent without tokens; the message names the argument.
+        ValueError: a negative length, segments in another order, or a parent without tokens; the message names the
+            argument.
     """
+    require(all(length >= 0 for length in lengths), f"lengths: expected numbers >= 0, got {min(lengths, default=0)}")
+    require(sum(lengths) < 2**31, f"lengths: {sum(lengths)} tokens in all are more than a pack can address, 2**31 - 1")
     depths = _depths(lengths, parents)
     segments = _bounds(lengths, device)
     levels = [range(bisect_left(depths, d), bisect_right(depths, d)) for d in range(max(depths, default=0) + 1)]

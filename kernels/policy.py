@@ -6,7 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advgame.kernels.arguments import check_head, check_policy, check_targets, is_captured, read_cu_seqlens, require
+from advgame.kernels.arguments import (
+    check_head,
+    check_policy,
+    check_targets,
+    check_weight,
+    is_captured,
+    read_cu_seqlens,
+    require,
+)
 from advgame.kernels.backend import Head
 from advgame.kernels.eager import head_logprobs
 from advgame.kernels.formulas import POLICY_NORMALIZATIONS, policy_objective, policy_weights
@@ -71,7 +79,7 @@ def linear_policy_loss(
         normalization in POLICY_NORMALIZATIONS,
         f"normalization: expected one of {POLICY_NORMALIZATIONS}, got {normalization!r}",
     )
-    require(beta >= 0, f"beta: expected a number >= 0, got {beta}")
+    check_weight("beta", beta)
     require(importance_cap > 0, f"importance_cap: expected a positive number, got {importance_cap}")
     check_head(hidden, weight, targets, bias, logit_softcap)
     check_policy(hidden, cu_seqlens, advantages, valid, sampling_logps, reference_logps)

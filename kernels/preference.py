@@ -6,7 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advgame.kernels.arguments import check_head, check_pairs, check_targets, is_captured, read_cu_seqlens, require
+from advgame.kernels.arguments import (
+    check_head,
+    check_pairs,
+    check_scale,
+    check_targets,
+    check_weight,
+    is_captured,
+    read_cu_seqlens,
+    require,
+)
 from advgame.kernels.backend import Head
 from advgame.kernels.eager import head_logprobs
 from advgame.kernels.formulas import PREFERENCE_LOSSES, PairTerms, pair_losses
@@ -88,7 +97,7 @@ def linear_preference_loss(
         loss: "dpo" or "ipo". beta: > 0.
         length_normalize: divide the log-probs of a sequence, and its reference, by its number of tokens.
         label_smoothing: in [0, 0.5), the probability that a label is flipped; DPO only.
-        nll_weight: adds nll_weight times the mean over pairs of -log pi(chosen) per token.
+        nll_weight: >= 0, adds nll_weight times the mean over pairs of -log pi(chosen) per token.
         bias: [V] or None. logit_softcap: as in linear_logprobs.
         return_entropy: also return the policy's entropy at each token.
         filter_eps, chunk_tokens, backend: as in linear_logprobs.
@@ -97,7 +106,8 @@ def linear_preference_loss(
         ValueError: a wrong shape, dtype, device or range; the message names the argument.
     """
     require(loss in PREFERENCE_LOSSES, f"loss: expected one of {PREFERENCE_LOSSES}, got {loss!r}")
-    require(beta > 0, f"beta: expected a positive number, got {beta}")
+    check_scale("beta", beta)
+    check_weight("nll_weight", nll_weight)
     require(0 <= label_smoothing < 0.5, f"label_smoothing: expected [0, 0.5), got {label_smoothing}")
     require(loss == "dpo" or label_smoothing == 0, "label_smoothing: defined for loss='dpo' only")
     check_head(hidden, weight, targets, bias, logit_softcap)

@@ -1,8 +1,11 @@
 """Nucleus sampling from logits, with the raw log-prob of each sampled token."""
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
+from advgame.kernels.arguments import check_scale
 from advgame.kernels.registry import resolve_backend
 
 
@@ -36,17 +39,31 @@ def sample_top_p(
     """
     _check(logits, uniforms, temperature, top_p)
     logits = logits.float()
+    backend = resolve_backend(backend, logits)
+    normalizers = logits.logsumexp(-1)
+    probs = torch.softmax(logits / temperature, -1) if temperature else logits
+    valid = normalizers.isfinite() & (uniforms >= 0) & (uniforms < 1)
+    if temperature:
+        valid &= probs.sum(-1).isfinite()
+    if not valid.all():  # the only wait for the device
+        _refuse(normalizers, uniforms, temperature)
     if temperature == 0:
         tokens = logits.argmax(-1)
+    elif backend == "cpu":
+        tokens = torch.ops.advgame.sample_probs(probs.contiguous(), uniforms.contiguous(), top_p)
     else:
-        probs = torch.softmax(logits / temperature, -1)
-        if not torch.isfinite(probs.sum(-1)).all():
-            raise ValueError("logits: every row needs at least one finite logit, and no NaN or +inf")
-        if resolve_backend(backend, logits) == "cpu":
-            tokens = torch.ops.advgame.sample_probs(probs.contiguous(), uniforms.contiguous(), top_p)
-        else:
-            tokens = _sample_probs(probs, uniforms, top_p)
-    return tokens, logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+        tokens = _sample_probs(probs, uniforms, top_p)
+    return tokens, logits.gather(-1, tokens[:, None])[:, 0] - normalizers
+
+
+def _refuse(normalizers: Tensor, uniforms: Tensor, temperature: float) -> NoReturn:
+    """Says which value cannot be sampled with."""
+    if not normalizers.isfinite().all():
+        raise ValueError("logits: every row needs at least one finite logit, and no NaN or +inf")
+    outside = uniforms[~((uniforms >= 0) & (uniforms < 1))]
+    if outside.numel():
+        raise ValueError(f"uniforms: expected numbers in [0, 1), got {outside[0].item()}")
+    raise ValueError(f"temperature: {temperature} is too small for logits of this size, which overflow")
 
 
 def _sample_probs(probs: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
@@ -67,7 +84,7 @@ def _check(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -
         raise ValueError(f"uniforms: expected float64 [{logits.size(0)}], got {uniforms.dtype} {list(uniforms.shape)}")
     if uniforms.device != logits.device:
         raise ValueError(f"uniforms: on {uniforms.device}, but logits are on {logits.device}")
-    if not temperature >= 0:
-        raise ValueError(f"temperature: expected a number >= 0, got {temperature}")
+    if temperature != 0:
+        check_scale("temperature", temperature)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p: expected a number in (0, 1], got {top_p}")

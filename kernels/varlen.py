@@ -58,6 +58,9 @@ def _cpu_forward(
         parts = _heads_first(query[q]), *(_heads_first(t[k], query.size(1)) for t in (key, value))
         piece, piece_lse = aten._scaled_dot_product_flash_attention_for_cpu(*parts, 0.0, causal, scale=scale)
         out[q], lse[:, q] = piece[0].transpose(0, 1), piece_lse[0]
+    lost = ~lse.isfinite()
+    if lost.any():  # scores without one finite number, whose output the operator makes 0
+        lse[lost] = out.transpose(0, 1)[lost] = torch.nan
     return out, lse
 
 

@@ -80,7 +80,7 @@ def head_forward(
     logps, lse, target_logit = empty(n), empty(n), empty(n)
     entropy, mass = empty(n if with_entropy else 0), empty(n if head.logit_softcap else 0)
     if n == 0:
-        return Statistics(logps, lse, entropy, tile_max, mass)
+        return Statistics(logps, target_logit, lse, entropy, tile_max, mass)
     hidden, weight = hidden.contiguous(), head.weight.contiguous()
     if probs is not None:
         probs = probs[: vocab * padded].view(vocab, padded)
@@ -98,7 +98,7 @@ def head_forward(
         tile_max, tile_sum, tile_weighted, tile_mass, target_logit, logps, lse, entropy, mass, n, padded, tiles,
         **launch.COMBINE,
     )  # fmt: skip
-    return Statistics(logps, lse, entropy, tile_max, mass)
+    return Statistics(logps, target_logit, lse, entropy, tile_max, mass)
 
 
 def head_backward(

@@ -77,7 +77,7 @@ def is_kept(energy, threshold, group, rows, vocab):
         kept = rows < vocab
     else:
         e = tl.load(energy + group * vocab + rows, mask=rows < vocab, other=0.0)
-        kept = (e >= tl.load(threshold)) & (e > 0)
+        kept = (e >= tl.load(threshold)) & (e > 0) | (e != e)  # NaN stays, and makes NaN gradients
     return kept
 
 

@@ -114,16 +114,17 @@ def accumulate(
 def _threshold(chunk: Chunk, logps: Tensor, groups: int, filter_eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """(energy [groups, V], mass [groups, V], threshold [1]): columns of less energy than it may be dropped."""
     n, padded, vocab = chunk.coef.numel(), chunk.tile_max.size(1), chunk.vocab
+    coef = chunk.coef / chunk.coef.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)  # squares do not overflow
     energy, mass = chunk.lse.new_empty((groups, vocab)), chunk.lse.new_empty((groups, vocab))
     blocks = triton.cdiv(vocab, launch.ENERGY["BLOCK_V"])
     totals = chunk.lse.new_empty((groups, blocks))
     energy_kernel[(blocks, groups)](
-        chunk.probs, chunk.tile_max, chunk.lse, chunk.coef, chunk.targets, energy, mass, totals, n, padded, vocab,
+        chunk.probs, chunk.tile_max, chunk.lse, coef, chunk.targets, energy, mass, totals, n, padded, vocab,
         TILE=TILE, GROUP_TOKENS=launch.GROUP_TOKENS, **launch.ENERGY,
     )  # fmt: skip
     # ||dL||^2 = sum of c^2 p^2, but (1 - p)^2 = p^2 + 1 - 2p at the targets.
-    norm = totals.sum() + ((chunk.coef * chunk.slope).square() * (1 - 2 * logps.exp())).sum()
-    budget = (filter_eps**2 * norm).clamp_min(0).reshape(1)
+    norm = totals.sum() + ((coef * chunk.slope).square() * (1 - 2 * logps.exp())).sum()
+    budget = (filter_eps**2 * norm).clamp_min(0).nan_to_num(0).reshape(1)
     below = energy.new_empty((triton.cdiv(energy.numel(), launch.BELOW["BLOCK"]), LEVELS))
     below_kernel[(below.size(0),)](energy, budget, below, energy.numel(), LEVELS=LEVELS, **launch.BELOW)
     fits = below.sum(0) <= budget
