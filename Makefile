@@ -45,7 +45,7 @@ sanitize: .venv/test
 	$(MAKE) --jobs 2 $(SANITIZED)/_C.so
 	ln -sfn $(addprefix $(CURDIR)/,$(wildcard kernels/*.py) kernels/triton) $(SANITIZED)
 	PYTHONPATH=build/sanitize LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
-		$(BIN)/python -P -m pytest tests/kernels -m "not slow" -k "not triton" $(ARGS)
+		$(BIN)/pytest tests/kernels -m "not slow" -k "not triton" $(ARGS)
 
 $(SANITIZED)/_C.so: $(OBJECTS)
 	mkdir -p $(@D)

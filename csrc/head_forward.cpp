@@ -20,7 +20,10 @@ void scale_and_cap(float* logits, const float* bias, int64_t rows, int64_t n, fl
     float* row = logits + i * n;
     const float b = bias ? bias[i] : 0.f;
     if (softcap > 0) {
-      for (int64_t t = 0; t < n; ++t) row[t] = softcap * std::tanh((row[t] + b) / softcap) * inverse_temperature;
+      for (int64_t t = 0; t < n; ++t) {
+        const float x = row[t] + b;
+        row[t] = (softcap * std::tanh(x / softcap) + (x - x)) * inverse_temperature;  // infinity becomes NaN
+      }
     } else {
       for (int64_t t = 0; t < n; ++t) row[t] = (row[t] + b) * inverse_temperature;
     }
@@ -77,7 +80,7 @@ void tile_exp_more(const float* logits, int64_t rows, int64_t n, const TileStats
       const float capped = row[t] * inverse_cap;
       stats.sum[t] += e;
       stats.weighted[t] += x > -87.f ? e * x : 0.f;
-      to[t] = e * (1 - capped * capped);
+      to[t] = x < -87.f ? 0.f : e * (1 - capped * capped);  // of a forbidden token too: 0 * -inf is NaN
       stats.mass[t] += to[t];
     }
   }

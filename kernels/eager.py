@@ -24,9 +24,11 @@ def head_logprobs(
     if bias is not None:
         logits = logits + bias.to(accumulate)
     if logit_softcap is not None:
-        logits = logit_softcap * torch.tanh(logits / logit_softcap)
+        infinite = logits.detach().isinf()
+        logits = (logit_softcap * torch.tanh(logits / logit_softcap)).masked_fill(infinite, torch.nan)
     logits = logits / temperature
-    logps = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+    lse = logits.logsumexp(-1)
+    logps = logits.gather(-1, targets[:, None])[:, 0] - (lse + (lse - lse))  # NaN where a logit is infinity, as in csrc/
     if not with_entropy:
         return logps, logps.new_empty(0)
     return logps, torch.special.entr(logits.detach().softmax(-1)).sum(-1)

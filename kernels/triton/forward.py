@@ -69,7 +69,7 @@ def forward_kernel(
         if tile_mass is not None:
             # tanh by the exponential of a number <= 0, which cannot overflow
             e = tl.exp(-2 * tl.abs(logits) / softcap)
-            tanh = tl.where(logits < 0, -1.0, 1.0) * (1 - e) / (1 + e)
+            tanh = tl.where(logits < 0, -1.0, 1.0) * (1 - e) / (1 + e) + (logits - logits)  # infinity becomes NaN
             slope = 1 - tanh * tanh
             logits = softcap * tanh
         logits = tl.where((rows < vocab)[None, :], logits * inverse_temperature, float("-inf"))
