@@ -72,6 +72,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def find(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder; none where there is no folder, or can be none of its name."""
+    try:
+        return sorted(path for path in folder.glob(pattern) if path.is_file())
+    except (OSError, ValueError):
+        return []
+
+
 def read_records(file: Path) -> list[dict]:
     """The complete lines of a JSONL file; none if it does not exist."""
     return [json.loads(line) for line in _complete_lines(file)] if file.exists() else []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from advgame.trainer.base import collectives
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.base.files import adding_folder, is_file
+from advgame.trainer.base.files import adding_folder, find, is_file
 from advgame.trainer.models.built import BUILT, version
 from advgame.trainer.models.gguf import convert_gguf
 
@@ -30,7 +30,7 @@ def resolve_model(source: str) -> Path:
         return _from_gguf(path)
     if is_file(path / "config.json") or is_file(path / ADAPTER):
         return path
-    ggufs = [file for file in path.glob("*.gguf") if is_file(file)]
+    ggufs = find(path, "*.gguf")
     if len(ggufs) == 1:
         return _from_gguf(ggufs[0])
     names = ", ".join([*BUILT, *PACKAGED_GGUF])

@@ -19,6 +19,11 @@ def check(config: Config) -> None:
         if not ((low is None or value >= low) and (high is None or value <= high)):
             bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
             raise ConfigError(f"{name}={value}: must be {bounds}")
+    if not _can_be_folder(config.output_dir):
+        raise ConfigError(
+            f"output_dir={config.output_dir!r:.60}: no folder can have this name; at most 255 bytes between two "
+            "slashes, 3,500 in all, and no null byte"
+        )
     if config.batch_size % config.steps_per_batch:
         raise ConfigError(
             f"steps_per_batch={config.steps_per_batch} does not divide batch_size={config.batch_size}; "
@@ -109,6 +114,12 @@ def _check_loss(name: str, loss: LossConfig) -> None:
         raise ConfigError(f"{name}.loss.beta=0: must be positive with {loss.name}")
     if loss.importance_cap == 0:
         raise ConfigError(f"{name}.loss.importance_cap=0: must be positive, or null")
+
+
+def _can_be_folder(name: str) -> bool:
+    """3,500 leaves room for the run's own files."""
+    encoded = name.encode(errors="surrogateescape")
+    return len(encoded) <= 3500 and b"\0" not in encoded and all(len(part) <= 255 for part in encoded.split(b"/"))
 
 
 def _nearest_divisor(number: int, wanted: int) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
@@ -9,12 +10,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.base.files import is_file
 from advgame.trainer.base.text import one_line
+from advgame.trainer.settings import plain
 from advgame.trainer.settings.check import check
 from advgame.trainer.settings.schema import Config, fields
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 """The shipped ones."""
+
+_DEREFERENCED = "': "
+"""Ends what OmegaConf says of text with `${` before it says what is wrong."""
 
 
 def load_config(files: str | list[str] | None, overrides: list[str], schema: type[Config] = Config) -> Config:
@@ -24,7 +30,7 @@ def load_config(files: str | list[str] | None, overrides: list[str], schema: typ
     """
     config = OmegaConf.structured(schema)
     for file in [files] if isinstance(files, str) else files or ["demo"]:
-        config = _merge(config, _read_yaml(resolve_config(file)), file)
+        config = _merge(config, read_stored(resolve_config(file)), file)
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"{override!r}: expected key=value, for example steps=20")
@@ -32,7 +38,10 @@ def load_config(files: str | list[str] | None, overrides: list[str], schema: typ
     try:
         loaded = cast(Config, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {_first_line(error)}") from error
+        raise ConfigError(f"{error.full_key}: {_first_line(error).split(_DEREFERENCED)[-1]}") from error
+    for name, f, value in fields(loaded):
+        if isinstance(value, list) and not all(isinstance(entry, get_args(f.type)) for entry in value):
+            raise ConfigError(f"{name}={value!s:.80}: each entry must be a single value, as in [a, b]")
     check(loaded)
     return loaded
 
@@ -40,7 +49,7 @@ def load_config(files: str | list[str] | None, overrides: list[str], schema: typ
 def resolve_config(name: str) -> Path:
     """A path to a YAML file, or the name of a shipped config, such as `tiny` or `variants/ipo`."""
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
-        if path.is_file():
+        if is_file(path):
             return path
     raise ConfigError(f"--config {name}: no such file; shipped configs are {', '.join(shipped_configs())}")
 
@@ -53,38 +62,51 @@ def shipped_configs(folder: str = "") -> list[str]:
 
 def to_yaml(config: Config) -> str:
     """Every setting, as a file that load_config reads."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return plain.write(to_dict(config))
 
 
 def to_dict(config: Config) -> dict:
     """Every setting, as nested dicts."""
-    return cast(dict, OmegaConf.to_container(OmegaConf.structured(config)))
+    return dataclasses.asdict(config)
 
 
 def read_stored(path: Path) -> dict:
     """A file that `to_yaml` wrote, as nested dicts, unchecked."""
-    return cast(dict, OmegaConf.to_container(_read_yaml(path)))
-
-
-def _read_yaml(path: Path) -> Any:
     try:
-        loaded = OmegaConf.load(path)
+        loaded = plain.parse(path.read_text(encoding="utf-8"))
     except Exception as error:  # a YAML parser raises its own family of errors
         raise ConfigError(f"{path}: not valid YAML: {one_line(error)}") from error
-    if not OmegaConf.is_dict(loaded):
+    if not isinstance(loaded, dict | None):
         raise ConfigError(f"{path}: not a mapping of settings; its lines must read `name: value`")
-    return loaded
+    return loaded or {}
 
 
-def _read_override(override: str) -> Any:
+def _read_override(override: str) -> dict:
+    name, _, text = override.partition("=")
     try:
-        return OmegaConf.from_dotlist([override])
+        value = plain.parse(text)
     except Exception as error:  # as above
-        raise ConfigError(f"{override!r}: the value is not valid YAML: {one_line(error)}") from error
+        raise ConfigError(f"{override!r:.80}: the value is not valid YAML: {one_line(error)}") from error
+    for key in reversed(name.split(".")):
+        value = {key: value}
+    return value
 
 
-def _merge(config: Any, update: Any, origin: str) -> Any:
+def _literal(value: Any) -> Any:
+    """Escaped, so that OmegaConf takes `${…}` as it is written: it would put in other settings, or the environment."""
+    if isinstance(value, dict):
+        return {name: _literal(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_literal(entry) for entry in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def _merge(config: Any, settings: dict, origin: str) -> Any:
+    update: Any = None
     try:
+        update = OmegaConf.create(_literal(settings))
+        if missing := OmegaConf.missing_keys(update):
+            raise ConfigError(f"{origin}: {min(missing)}: ??? is not a value; leave the setting out for its default")
         return OmegaConf.merge(config, update)
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or ""
@@ -92,8 +114,8 @@ def _merge(config: Any, update: Any, origin: str) -> Any:
         if close := _closest(name, update, cast(type[Config], OmegaConf.get_type(config))()):
             message = f"{message.split('. Did you mean')[0]}; did you mean {close}?"
         raise ConfigError(message) from error
-    except TypeError as error:  # a list in the place of a section, or the other way round
-        given = one_line(OmegaConf.to_yaml(update))[:80]
+    except (TypeError, OverflowError) as error:  # a list in the place of a section, a number that no float can be
+        given = one_line(settings)[:80]
         raise ConfigError(f"{origin}: {given!r} is not of the form of the settings; see --print-config") from error
 
 
@@ -121,4 +143,4 @@ def _choices(f: dataclasses.Field) -> tuple:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return str(error).splitlines()[0][:300]

@@ -17,7 +17,7 @@ from advgame.trainer.settings.schema import SamplingConfig
 
 
 def test_unknown_models_are_refused_by_name(tmp_path):
-    for source in ("gpt-99", str(tmp_path), str(tmp_path / "missing.gguf")):
+    for source in ("gpt-99", str(tmp_path), str(tmp_path / "missing.gguf"), "x" * 300, "a\0b"):
         with pytest.raises(ConfigError, match=r"neither a folder with .*tiny, .*smollm2-135m.*; download it"):
             resolve_model(source)
 

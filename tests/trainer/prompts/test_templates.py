@@ -77,8 +77,9 @@ def test_a_folder_replaces_some_templates(tmp_path):
 
 
 def test_a_folder_without_templates_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="templates="):
-        Prompts(str(tmp_path))
+    for folder in (str(tmp_path), "x" * 300):
+        with pytest.raises(ConfigError, match=r"templates=.*no \.txt templates"):
+            Prompts(folder)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,12 @@
 
 import copy
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.settings.load import load_config, read_stored, resolve_config, shipped_configs, to_yaml
@@ -132,7 +136,20 @@ def test_shipped_configs_load(name, monkeypatch, request):
         ("attacker.loss.beta=nan", ["attacker.loss.beta=nan", "finite"]),
         ("attacker.optimizer.lr=inf", ["attacker.optimizer.lr=inf", "finite"]),
         ("attacker.loss.beta=[1,", ["attacker.loss.beta=[1,", "not valid YAML"]),
-        ("attacker.loss.beta=${nothing}", ["attacker.loss.beta", "nothing"]),
+        ("attacker.loss.beta=${nothing}", ["attacker.loss.beta: Value '${nothing}'"]),
+        ("steps=${oc.env:HOME}", ["steps: Value '${oc.env:HOME}'"]),
+        ("seeds.files=[[a.jsonl]]", ["seeds.files=[['a.jsonl']]", "single value"]),
+        ("seeds.files=[{a:1}]", ["seeds.files", "single value"]),
+        ("defender.optimizer.betas=[[0.9],0.95]", ["defender.optimizer.betas=[[0.9], 0.95]", "single value"]),
+        ("steps=" + "[" * 5000, ["steps=[[", "recursion"]),
+        ("steps=" + "9" * 10_000, ["steps=99", "4300 digits"]),
+        ("attacker.loss.beta=1" + "0" * 400, ["command line", "not of the form"]),
+        ("steps=???", ["steps: ??? is not a value"]),
+        ("output_dir=" + "x" * 256, ["output_dir='xxx", "255 bytes"]),
+        ("output_dir=" + "ü" * 128, ["output_dir='üüü", "255 bytes"]),
+        ("output_dir=" + "x/" * 2000, ["output_dir='x/x", "3,500"]),
+        ('output_dir="a\\0b"', ["output_dir='a\\x00b'", "null byte"]),
+        ("steps=", ["steps", "None"]),
         ("seeds.files.0=x.jsonl", ["command line", "files", "x.jsonl"]),
         ("defender.optimizer.betas=[0.9]", ["defender.optimizer.betas", "two numbers"]),
         ("batch_size=10", ["steps_per_batch=4", "batch_size=10", "nearest", "5"]),
@@ -196,15 +213,52 @@ def test_red_teaming_has_settings_of_its_own():
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no such file"):
+        load_config("x" * 300, [])
     with pytest.raises(ConfigError, match=r"nowhere\.yaml.*demo, tiny.*variants/ipo-md"):
         load_config("nowhere.yaml", [])
     broken = tmp_path / "broken.yaml"
     for text, complaint in (
         ("a: [1,\nb: 2", "not valid YAML"),
         ("- steps", "not a mapping"),
+        ("steps: 1\nsteps: 2", "steps is given 2 times"),
+        ("seeds: &s {files: [a]}\neval: *s", "no aliases"),
+        ("a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]", "no aliases"),
+        ("a: &a [*a]", "no aliases"),
+        ("[" * 100_000, "recursion"),
+        ("a: !!python/object/apply:os.system [x]", "could not determine a constructor"),
         ("seeds: {files: {}}", ""),
     ):
         broken.write_text(text)
         with pytest.raises(ConfigError, match=rf"broken\.yaml.*{complaint}") as caught:
             load_config(str(broken), [])
         assert "\n" not in str(caught.value)
+
+
+@given(
+    st.text(st.sampled_from("${}\\:ab.'\"[]#-|>&*!%@? \n\t1eé")) | st.text(st.characters(exclude_categories=["Cs"])),
+)
+@example("${oc.env:HOME}")
+@example("${x}")
+@example("${")
+@example("a\\${seed}")
+@example("1e-6")
+@example("2024-01-01")
+@example("null")
+def test_every_text_survives_config_yaml(text):
+    """Nothing is put into it from other settings or from the environment. (`???` is refused.)"""
+    assume(text != "???")
+    config = Config()
+    config.defender.instruction, config.seeds.files = text, [text, "b"]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(to_yaml(config), encoding="utf-8")
+        assert load_config(str(file), []) == config
+        assert read_stored(file) == dataclasses.asdict(config)
+
+
+def test_the_environment_is_not_read(monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    config = load_config("tiny", ["defender.instruction=${oc.env:SECRET}", "seeds.files=['${oc.env:SECRET}']"])
+    assert config.defender.instruction == config.seeds.files[0] == "${oc.env:SECRET}"
+    assert "hunter2" not in to_yaml(config)
