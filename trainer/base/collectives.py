@@ -17,9 +17,8 @@ from advgame.trainer.base.stopping import abandonable
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)
-"""How long one process may keep the others waiting, for example for a server that is away. One that
-is dead or stopped is noticed (see heartbeat.py)."""
-
+"""How long one process may keep the others waiting, for example for a server that is away. One that is dead or stopped
+is noticed sooner (see heartbeat.py)."""
 
 _heartbeats: list[Heartbeat] = []
 """This process's, between start and stop."""
