@@ -110,9 +110,9 @@ def test_nothing_half_written_is_left(tmp_path):
 @pytest.mark.parametrize(
     ("size", "what"),
     [
-        ("8k", "initial-attacks.json"),
-        ("900k", "run: a checkpoint takes"),
-        ("1300k", "checkpoints/step-000004"),
+        ("8k", "run: a checkpoint takes"),
+        ("900k", "checkpoints/step-000004"),
+        ("690k", "checkpoints/step-000002"),
         ("1570k", ""),
         ("1650k", ""),
     ],
