@@ -28,7 +28,9 @@ def head_logprobs(
         logits = (logit_softcap * torch.tanh(logits / logit_softcap)).masked_fill(infinite, torch.nan)
     logits = logits / temperature
     lse = logits.logsumexp(-1)
-    logps = logits.gather(-1, targets[:, None])[:, 0] - (lse + (lse - lse))  # NaN where a logit is infinity, as in csrc/
+    logps = logits.gather(-1, targets[:, None])[:, 0] - (
+        lse + (lse - lse)
+    )  # NaN where a logit is infinity, as in csrc/
     if not with_entropy:
         return logps, logps.new_empty(0)
     return logps, torch.special.entr(logits.detach().softmax(-1)).sum(-1)

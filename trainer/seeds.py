@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.base.files import is_file
+from advgame.trainer.base.paths import is_file, to_path
 from advgame.trainer.base.randomness import key_to_seed
 from advgame.trainer.records import Seed
 
@@ -66,7 +66,7 @@ def _permutation(size: int, epoch: int, turn: int, seed: int) -> list[int]:
 
 
 def _resolve(name: str, setting: str) -> Path:
-    for path in (Path(name), DATA / name):
+    for path in (to_path(name), DATA / name):
         if is_file(path):
             return path
     raise ConfigError(f"{setting}: {name} does not exist; shipped sets are {_shipped()}")

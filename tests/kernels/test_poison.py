@@ -152,7 +152,9 @@ def test_entropy_of_forbidden_tokens():
 def test_logits_that_have_no_distribution_are_refused(poison, backend, top_p, temperature):
     uniforms = torch.full((2,), 0.5, dtype=torch.float64)
     with pytest.raises(ValueError, match="^logits: "):
-        sample_top_p(poisoned(torch.zeros(2, 9), poison), uniforms, temperature=temperature, top_p=top_p, backend=backend)
+        sample_top_p(
+            poisoned(torch.zeros(2, 9), poison), uniforms, temperature=temperature, top_p=top_p, backend=backend
+        )
 
 
 @pytest.mark.parametrize("top_p", [0.9, 1.0])

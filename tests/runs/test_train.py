@@ -14,6 +14,7 @@ from helpers import MAIN, MODELS, records, run_tiny, tiny_config, torchrun
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from advgame.trainer.base.checksums import write_manifest
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.train import train
@@ -270,8 +271,9 @@ def test_an_output_dir_that_is_a_file_is_refused(tmp_path):
 
 def test_a_run_of_another_format_is_refused_by_name(tmp_path):
     run = run_tiny(tmp_path / "run", "steps=1")
-    state = checkpoint.folder(run, 1) / "state.json"
-    older = {name: value for name, value in json.loads(state.read_text()).items() if name != "format"}
-    state.write_text(json.dumps(older))
+    saved = checkpoint.folder(run, 1)
+    older = {name: value for name, value in json.loads((saved / "state.json").read_text()).items() if name != "format"}
+    (saved / "state.json").write_text(json.dumps(older))
+    write_manifest(saved)
     with pytest.raises(ConfigError, match=r"output_dir=.*: its checkpoint was written by another version .*format 1"):
         run_tiny(run, "steps=2")

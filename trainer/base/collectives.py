@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -111,6 +111,13 @@ def together() -> Iterator[None]:
         error = own
     for found in filter(None, gather([error])):
         raise found
+
+
+def from_first(do: Callable[[], T]) -> T:
+    """What `do` returns in the first process; every process gets it, or the error that it raised there."""
+    with together():
+        result = do() if rank() == 0 else None
+    return cast(T, gather([result])[0])
 
 
 def largest(number: int) -> int:

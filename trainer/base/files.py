@@ -1,20 +1,24 @@
 """All writing of files. What is replaced is there in full or not at all, also after a kill or a power cut.
 
-Only records are appended: a kill may leave half a line, which `truncate_records` removes on a resume. What cannot be
+Only records are appended: what a kill leaves, half a line perhaps, is cut off when the run resumes. What cannot be
 written raises WriteError, and leaves nothing behind.
 """
 
 import errno
+import fcntl
 import json
 import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from advgame.trainer.base.errors import ConfigError, WriteError
+from advgame.trainer.base.text import printable
 
 REMEDIES = {
     errno.ENOSPC: "free some space there",
@@ -52,32 +56,17 @@ def write_text(file: Path, text: str) -> None:
 
 
 def append_record(file: Path, record: dict) -> None:
-    """Adds a line of JSON, in full or not at all."""
+    """Adds a line of JSON, in full or not at all, which is on the disk when this returns."""
     line = memoryview((json.dumps(record) + "\n").encode())
     with _writing(file), file.open("ab", buffering=0) as out:
         before = os.fstat(out.fileno()).st_size
         try:
             while line:  # a disk that fills up takes a part, and says so only when asked to take the rest
                 line = line[out.write(line) :]
+            os.fsync(out.fileno())
         except OSError:
             out.truncate(before)
             raise
-
-
-def is_file(path: Path) -> bool:
-    """Also of names that no file can have, such as one of 300 characters."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def find(folder: Path, pattern: str) -> list[Path]:
-    """The files in a folder; none where there is no folder, or can be none of its name."""
-    try:
-        return sorted(path for path in folder.glob(pattern) if path.is_file())
-    except (OSError, ValueError):
-        return []
 
 
 def read_records(file: Path) -> list[dict]:
@@ -85,10 +74,44 @@ def read_records(file: Path) -> list[dict]:
     return [json.loads(line) for line in _complete_lines(file)] if file.exists() else []
 
 
-def truncate_records(file: Path, step: int) -> None:
-    """Keeps the records of steps up to `step`. Later ones, and half a line at the end, are left from a killed run."""
+def truncate(file: Path, size: int) -> None:
+    """Keeps the first `size` bytes of a file, if there is one."""
     if file.exists():
-        write_text(file, "".join(line for line in _complete_lines(file) if json.loads(line)["step"] <= step))
+        with _writing(file):
+            os.truncate(file, size)
+
+
+@contextmanager
+def locked(file: Path, busy: str) -> Iterator[None]:
+    """Keeps other processes out. The file says who is in; its lock is the kernel's, and ends with the process.
+
+    Raises ConfigError if another process is in: `busy`, and who it is. Warns where this cannot be known for sure.
+    """
+    here = os.uname().nodename
+    try:
+        opened = file.open("a+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written ({error.strerror}); remove it") from error
+    with opened as lock:
+        lock.seek(0)
+        last = printable(lock.read(200))  # whoever is in, or was killed
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{busy}: {last or 'another process'}") from error
+        except OSError as error:
+            warnings.warn(f"{file} cannot be locked ({error.strerror}): let no other process write there", stacklevel=3)
+        if not file.exists() or not os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+            raise ConfigError(f"{busy}: a process that has ended just now")  # and has taken the file with it
+        if last and f" on {here}," not in last:  # not every network file system tells other hosts of locks
+            warnings.warn(f"{file} names {last}: if it is still running, stop one of the two", stacklevel=3)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {here}, since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        lock.flush()
+        try:
+            yield
+        finally:
+            file.unlink()
 
 
 def make_folder(folder: Path, setting: str) -> None:
@@ -169,6 +192,19 @@ def _error_number(error: BaseException | None) -> int | None:
         return error.errno
     found = OS_ERROR.search(str(error))
     return int(found[1]) if found else None
+
+
+def remove_empty(folder: Path) -> None:
+    """Does nothing if something is in the folder."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def set_aside(folder: Path) -> None:
+    """Renames a damaged folder, which is kept until the next of that name."""
+    aside = folder.with_name(f"{folder.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
 
 
 def _flush(path: Path) -> None:

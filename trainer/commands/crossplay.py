@@ -12,6 +12,8 @@ from rich.text import Text
 
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.files import make_folder, write_text
+from advgame.trainer.base.paths import to_path
+from advgame.trainer.run.folder import CONFIG
 from advgame.trainer.settings.load import load_config
 from advgame.trainer.settings.schema import Config
 
@@ -22,9 +24,9 @@ HELP = "every saved attacker of a run against every saved defender"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the output_dir of a run that kept 2 checkpoints or more")
+    parser.add_argument("run", type=to_path, metavar="RUN", help="the output_dir of a run with 2 checkpoints or more")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings in place of the run's")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/crossplay")
+    parser.add_argument("--out", type=to_path, metavar="DIR", help="default: RUN/crossplay")
     parser.add_argument("--limit", type=int, metavar="N", help="at most N seeds; default: the run's eval.limit")
 
 
@@ -32,15 +34,14 @@ def run(options: argparse.Namespace) -> int:
     from advgame.trainer.measure.evaluation import measuring
     from advgame.trainer.measure.payoff import play_matrix, reading
     from advgame.trainer.models.load import quiet
+    from advgame.trainer.run.checkpoint import folder
     from advgame.trainer.run.preflight import make_rules
     from advgame.trainer.seeds import limited, read_seeds
 
-    stored = options.run / "config.yaml"
-    if not stored.is_file():
-        raise ConfigError(f"{options.run}: not a run, it has no config.yaml; give the output_dir of one")
+    steps = check_checkpoints(options.run)
     limit = [] if options.limit is None else [f"eval.limit={options.limit}"]
-    config = load_config(str(stored), [*options.overrides, *limit])
-    saved = saved_players(options.run, config)
+    config = load_config(str(folder(options.run, steps[-1]) / CONFIG), [*options.overrides, *limit])
+    saved = saved_players(options.run, steps, config)
     files = config.eval.seeds or config.seeds.files
     seeds = limited(read_seeds(files), config.eval.limit)
     quiet()
@@ -61,18 +62,27 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def saved_players(run: Path, config: Config) -> "list[SavedPlayers]":
-    """Those that the run began with, and its checkpoints'. Raises ConfigError if there are too few to compare."""
-    from advgame.trainer.measure.payoff import SavedPlayers
-    from advgame.trainer.run.checkpoint import finished, folder
-    from advgame.trainer.run.players import suffix_of_playing
+def check_checkpoints(run: Path) -> list[int]:
+    """The steps of the run's checkpoints. Raises ConfigError if one is damaged, or if there are too few to compare."""
+    from advgame.trainer.run.checkpoint import check_run, check_whole
 
-    steps = finished(run)
+    steps = check_run(run)
     if len(steps) < 2:
         raise ConfigError(
             f"{run}/checkpoints has {len(steps)} checkpoint(s), and crossplay needs 2 or more; the default "
             f"checkpoint.keep=2 drops older ones: train with a larger checkpoint.keep, and checkpoint.every to match"
         )
+    for step in steps:
+        check_whole(run, step)
+    return steps
+
+
+def saved_players(run: Path, steps: list[int], config: Config) -> "list[SavedPlayers]":
+    """Those that the run began with, and those after these steps."""
+    from advgame.trainer.measure.payoff import SavedPlayers
+    from advgame.trainer.run.checkpoint import folder
+    from advgame.trainer.run.players import suffix_of_playing
+
     players = (("attacker", config.attacker), ("defender", config.defender))
     playing = [f"{name}{suffix_of_playing(player)}" for name, player in players]
     start = SavedPlayers(0, config.attacker.model, config.defender.model)

@@ -9,7 +9,9 @@ from rich.console import Console
 
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.files import make_folder, write_text
+from advgame.trainer.base.paths import to_path
 from advgame.trainer.commands.gate import add_gate, check_gate, exit_code
+from advgame.trainer.run.folder import CONFIG
 from advgame.trainer.settings.load import load_config
 from advgame.trainer.settings.schema import Config
 
@@ -20,10 +22,12 @@ HELP = "measure a run's players on held-out seeds, at its start and at a checkpo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN_OR_CHECKPOINT", type=Path, help="a run's folder, or one of its checkpoints")
+    parser.add_argument(
+        "run", metavar="RUN_OR_CHECKPOINT", type=to_path, help="a run's folder, or one of its checkpoints"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings in place of the run's")
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint after N steps; default: the newest")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    parser.add_argument("--json", type=to_path, metavar="FILE", help="also write the results there")
     add_gate(parser)
 
 
@@ -35,14 +39,15 @@ def run(options: argparse.Namespace) -> int:
     from advgame.trainer.run.checkpoint import folder, locate
 
     place, step = locate(options.run, options.step)
-    config = load_config(str(place / "config.yaml"), options.overrides)
+    saved = folder(place, step)
+    config = load_config(str(saved / CONFIG), options.overrides)
     held_out = read_held_out(config.eval)
     check_gate(options, held_out.seeds, f"eval.seeds={config.eval.seeds} with eval.limit={config.eval.limit}")
     if options.json:
         make_folder(options.json.parent, f"--json {options.json}")
         if options.json.is_dir():
             raise ConfigError(f"--json {options.json}: is a folder; name a file")
-    record = {"step": step} | measure(config, held_out, folder(place, step))
+    record = {"step": step} | measure(config, held_out, saved)
     if options.json:
         write_text(options.json, json.dumps(record, indent=2) + "\n")
     print_evaluation(record, Console())

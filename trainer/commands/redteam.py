@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, cast, get_args, get_type_hints
 from rich.console import Console
 from rich.text import Text
 
+from advgame.trainer.base.checksums import MANIFEST, damage
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.files import make_folder, write_text
+from advgame.trainer.base.paths import to_path
 from advgame.trainer.commands.gate import add_gate, check_gate, exit_code
 from advgame.trainer.records import Seed
+from advgame.trainer.run.folder import CONFIG
 from advgame.trainer.settings.check import check_address
 from advgame.trainer.settings.load import load_config, to_dict
 from advgame.trainer.settings.schema import JudgeConfig, RedTeamConfig, ServerConfig
@@ -43,12 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="FILE",
         action="append",
-        help="as for training; default: the config.yaml of the attacker's run",
+        help="as for training; default: that of the attacker's run",
     )
     parser.add_argument("--judge", metavar="KIND|MODEL", help="judge.kind, or the judge's model; default: the config's")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="attacks per seed; default: 1")
     parser.add_argument("--by", metavar="FIELD", help="split the rates by a field of the seeds, for example language")
-    parser.add_argument("--out", type=Path, default=Path("runs/redteam"), metavar="DIR", help="default: runs/redteam")
+    parser.add_argument(
+        "--out", type=to_path, default=Path("runs/redteam"), metavar="DIR", help="default: runs/redteam"
+    )
     add_gate(parser)
 
 
@@ -151,15 +156,16 @@ def _target(options: argparse.Namespace, server: ServerConfig) -> "Sampler":
 
 
 def _config_files(options: argparse.Namespace) -> list[str]:
-    """Those given, or RUN/config.yaml for an attacker in RUN/checkpoints/step-N."""
+    """Those given, or that of the checkpoint which the attacker is in."""
     if options.config:
         return options.config
-    checkpoints = Path(options.attacker).resolve().parent.parent
-    stored = checkpoints.parent / "config.yaml"
-    if checkpoints.name == "checkpoints" and stored.is_file():
-        return [str(stored)]
+    checkpoint = to_path(options.attacker).resolve().parent
+    if (checkpoint / MANIFEST).is_file():
+        if problem := damage(checkpoint, CONFIG):
+            raise ConfigError(f"--attacker {options.attacker}: {problem}")
+        return [str(checkpoint / CONFIG)]
     raise ConfigError(
-        f"--attacker {options.attacker}: not in a run's checkpoints, so there is no config.yaml to take the templates, "
+        f"--attacker {options.attacker}: not in a run's checkpoints, so there is no {CONFIG} to take the templates, "
         f"formats and sampling from; give one: --config FILE, or a shipped one by name"
     )
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.randomness import key_to_seed
 from advgame.trainer.models.policy import Policy
+from advgame.trainer.models.weights import check_finite, check_tensors
 from advgame.trainer.settings.schema import LoraConfig
 
 
@@ -27,7 +28,13 @@ def add_adapters(base: Policy, names: list[str], config: LoraConfig, seed: int, 
             warnings.simplefilter("ignore", UserWarning)
             torch.manual_seed(key_to_seed(seed, "lora", names[0]))
             if saved:
-                base.model.load_adapter(str(saved / name), adapter_name=name, is_trainable=True)
+                info = base.model.load_adapter(
+                    str(saved / name), adapter_name=name, is_trainable=True, ignore_mismatched_sizes=True
+                )
+                own = Policy(base.model, base.tokenizer, name).named_parameters()
+                missing = own.keys() & info.missing_keys  # which has those of other adapters too
+                check_tensors(saved / name, missing, info.unexpected_keys, info.mismatched_keys)
+                check_finite(own.items(), saved / name)
             else:
                 adapter = peft.LoraConfig(
                     r=config.rank,
@@ -49,7 +56,10 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     peft = _import_peft(f"model {folder}: an adapter")
     with warnings.catch_warnings():  # peft's: about names that transformers changes, and adapters on adapters
         warnings.simplefilter("ignore")
-        merged = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        adapted = peft.get_peft_model(model, peft.PeftConfig.from_pretrained(str(folder)))
+        info = adapted.load_adapter(str(folder), "default")  # from_pretrained would not say what is missing
+        check_tensors(folder, info.missing_keys, info.unexpected_keys)
+        merged = adapted.merge_and_unload()
     merged.name_or_path = str(folder)
     return merged
 

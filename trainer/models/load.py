@@ -10,7 +10,6 @@ import torch
 import transformers
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -18,12 +17,14 @@ from transformers import (
 )
 
 from advgame.trainer.base import collectives
+from advgame.trainer.base.checksums import MANIFEST, damage
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.text import one_line
 from advgame.trainer.models.adapters import base_of, merge_adapter
 from advgame.trainer.models.head import check_head
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.models.sources import ADAPTER, resolve_model
+from advgame.trainer.models.weights import check_files, check_finite, load_weights
 from advgame.trainer.prompts.chat import chat_frame
 
 
@@ -36,6 +37,9 @@ def load_policy(source: str | Path, dtype: torch.dtype = torch.float32) -> Polic
         folder = resolve_model(str(source))
         tokenizer = _load_tokenizer(source, folder)
         model = _load_model(folder, dtype)
+        check_finite(model.named_parameters(), source)
+        policy = Policy(model, tokenizer)
+        _check_vocabulary(policy, source)
     for parameter in model.parameters():
         # Memory mapped from a file may be aligned differently, and products would round differently after a resume.
         parameter.data = parameter.data.clone()
@@ -44,9 +48,6 @@ def load_policy(source: str | Path, dtype: torch.dtype = torch.float32) -> Polic
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
         _apply_liger_kernel_to_instance(model, cross_entropy=False, fused_linear_cross_entropy=False)
-    policy = Policy(model, tokenizer)
-    if not policy.stop_ids:
-        raise ConfigError(f"model {source}: neither tokenizer nor generation config names an end-of-sequence token")
     check_head(model, str(source))
     return policy
 
@@ -74,9 +75,12 @@ def check_model(source: str, setting: str) -> None:
     try:
         with _loading(source):
             folder = resolve_model(source)
+            in_checkpoint = (folder.parent / MANIFEST).is_file()
+            if in_checkpoint and (problem := damage(folder.parent, folder.name)):
+                raise ConfigError(f"model {source}: {problem}")
             _load_tokenizer(source, folder)
-        if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
-            raise ConfigError(f"model {source}: no weights in there; download it whole")
+            if not (folder / ADAPTER).is_file():
+                check_files(folder)
     except ConfigError as error:
         raise ConfigError(f"{setting}: {error}") from error
 
@@ -87,7 +91,7 @@ def read_architecture(source: str) -> PretrainedConfig:
         folder = resolve_model(source)
         if (folder / ADAPTER).is_file():
             return read_architecture(base_of(folder))
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
@@ -105,27 +109,42 @@ def _loading(source: str | Path) -> Iterator[None]:
     except (ConfigError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        reason = one_line(error)[:200]
+        own_code = "trust_remote_code" in str(error)
+        reason = "it needs code of its own, which is never run" if own_code else one_line(error)[:200]
         raise ConfigError(f"model {source}: cannot be loaded, its files are damaged or incomplete: {reason}") from error
 
 
 def _load_tokenizer(source: str | Path, folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
     if tokenizer.chat_template is None:
         raise ConfigError(f"model {source}: its tokenizer has no chat template; use an instruct model")
     try:
         chat_frame(tokenizer)
     except ConfigError as error:
         raise ConfigError(f"model {source}: {error}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _check_vocabulary(policy: Policy, source: str | Path) -> None:
+    """Raises ConfigError unless every token has an embedding and a sample can end. Padding is an end if need be."""
+    rows, tokenizer = policy.model.get_input_embeddings().weight.shape[0], policy.tokenizer
+    tokens = max(tokenizer.get_vocab().values()) + 1
+    if not rows / 2 <= tokens <= rows:  # a few rows without a token are usual
+        raise ConfigError(
+            f"model {source}: its tokenizer has {tokens} tokens and its embedding {rows} rows; they are of two models"
+        )
+    if not policy.stop_ids:
+        raise ConfigError(f"model {source}: neither tokenizer nor generation config names an end-of-sequence token")
+    if not 0 <= policy.stop_ids[0] <= policy.stop_ids[-1] < rows:
+        raise ConfigError(f"model {source}: of its end-of-sequence tokens {policy.stop_ids}, some have no embedding")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = policy.stop_ids[0]
 
 
 def _load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """An adapter is merged into its base, so that the model is like any other."""
     if not (folder / ADAPTER).is_file():
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        return load_weights(folder, dtype)
     try:
         base = resolve_model(base_of(folder))
     except ConfigError as error:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from advgame.trainer.base import collectives
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.base.files import adding_folder, find, is_file
+from advgame.trainer.base.files import adding_folder
+from advgame.trainer.base.paths import find, is_file, to_path
 from advgame.trainer.models.built import BUILT, version
 from advgame.trainer.models.gguf import convert_gguf
 
@@ -25,7 +26,7 @@ def resolve_model(source: str) -> Path:
         return _cached(f"{source}-{version()}", BUILT[source])
     if source in PACKAGED_GGUF:
         return _from_gguf(_packaged_gguf(source))
-    path = Path(source)
+    path = to_path(source)
     if path.suffix == ".gguf" and is_file(path):
         return _from_gguf(path)
     if is_file(path / "config.json") or is_file(path / ADAPTER):

@@ -12,7 +12,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.base.files import find
+from advgame.trainer.base.paths import find, to_path
 from advgame.trainer.base.text import one_line
 from advgame.trainer.prompts.formats import ATTACKER_FORMATS, DEFENDER_FORMATS
 
@@ -115,7 +115,7 @@ class Prompts:
 
 
 def _resolve(folder: str) -> Path:
-    for path in (Path(folder), TEMPLATES / folder):
+    for path in (to_path(folder), TEMPLATES / folder):
         if find(path, "*.txt"):
             return path
     raise ConfigError(f"templates={folder}: no .txt templates in there; see {TEMPLATES} for the names")

@@ -1,42 +1,50 @@
 """Checkpoints, from which a run continues bit for bit.
 
-A checkpoint is a folder of Hugging Face models and whatever else the next step depends on. Random numbers are functions
-of the step (base/randomness.py) and so is the place in the data (seeds.deal), so neither has a state to save. The games
-of an unfinished batch are saved, because the weights that played them are gone.
+A checkpoint is a folder of Hugging Face models and whatever else the next step depends on, with a checksum of each file
+(base/checksums.py): one that has changed since is not used. Random numbers are functions of the step
+(base/randomness.py) and so is the place in the data (seeds.deal), so neither has a state to save. The games of an
+unfinished batch are saved, because the weights that played them are gone.
 """
 
 import dataclasses
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 
 from advgame.trainer.base import collectives
+from advgame.trainer.base.checksums import MANIFEST, damage, write_manifest
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.base.files import remove_folder, replacing_folder, truncate_records, write_text
+from advgame.trainer.base.files import remove_folder, replacing_folder, set_aside, write_text
+from advgame.trainer.base.text import one_line
 from advgame.trainer.learn.step import Learner
 from advgame.trainer.models.load import save_policy
 from advgame.trainer.records import Game, game_from_dict
-from advgame.trainer.run.folder import CONFIG, EVALUATIONS, METRICS
+from advgame.trainer.run.folder import CONFIG
+from advgame.trainer.run.records import check_records, rewind, survey
 from advgame.trainer.settings.load import read_stored, to_yaml
 from advgame.trainer.settings.schema import Config, fields
 
-FORMAT = 2
-"""Version of state.json; it changes if older checkpoints would be misread."""
+FORMAT = 3
+"""Version of checkpoints; it changes if older ones would be misread."""
 
+STATE = "state.json"
 STEP = re.compile(r"step-(\d+)")
 
 
 def begin(run: Path, step: int, config: Config) -> None:
-    """Writes config.yaml, and cuts the records back to the checkpoint that the run continues from."""
+    """Writes config.yaml, and goes back to the checkpoint that the run continues from: later ones are damaged."""
     write_text(run / CONFIG, to_yaml(config))
-    truncate_records(run / METRICS, step)
-    truncate_records(run / EVALUATIONS, step or -1)  # a run that begins evaluates its beginning again
+    for later in finished(run):
+        if later > step:
+            set_aside(folder(run, later))
+    rewind(run, _read_state(folder(run, step))["records"] if step else {})
 
 
-def save(run: Path, step: int, learners: list[Learner], games: list[Game], keep: int) -> Path:
+def save(run: Path, step: int, learners: list[Learner], games: list[Game], config: Config) -> Path:
     """Writes run/checkpoints/step-N for N finished steps; `games` are those that later steps still train on."""
     target = folder(run, step)
     optimizers = {_optimizer_file(learner): learner.engine.state() for learner in learners}  # every process takes part
@@ -48,9 +56,12 @@ def save(run: Path, step: int, learners: list[Learner], games: list[Game], keep:
                         save_policy(policy, half / f"{learner.name}{suffix}")
                 for name, tensors in optimizers.items():
                     save_file(tensors, half / name)
-                state = {"format": FORMAT, "step": step, "games": [dataclasses.asdict(game) for game in games]}
-                write_text(half / "state.json", json.dumps(state))
-            for old in finished(run)[:-keep]:
+                write_text(half / CONFIG, to_yaml(config))
+                played = [dataclasses.asdict(game) for game in games]
+                state = {"format": FORMAT, "step": step, "games": played, "records": survey(run)}
+                write_text(half / STATE, json.dumps(state))
+                write_manifest(half)
+            for old in finished(run)[: -config.checkpoint.keep]:
                 remove_folder(folder(run, old))
     return target
 
@@ -86,7 +97,7 @@ def finished(run: Path) -> list[int]:
 def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
     """The run and the step of a checkpoint, given as its folder, or as its run's folder and perhaps a step.
 
-    Without a step it is the newest. Raises ConfigError if there is no such checkpoint.
+    Without a step it is the newest. Raises ConfigError if there is no such checkpoint, or if it is damaged.
     """
     absolute = path.resolve()  # the path may be relative to the run's own folder
     if absolute.parent.name == "checkpoints":
@@ -96,25 +107,78 @@ def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
         if not name:
             raise ConfigError(f"{path}: not a checkpoint; those of a run are named step-N")
         path, step = absolute.parents[1], int(name[1])
-    if not (path / CONFIG).is_file():
-        raise ConfigError(f"{path}: not a run's folder, it has no {CONFIG}")
-    steps = finished(path)
+    steps = check_run(path)
     if not steps:
         raise ConfigError(f"{path}: no checkpoint has been written yet")
     if step is not None and step not in steps:
         raise ConfigError(f"{path}: no checkpoint after step {step}; there are {', '.join(map(str, steps))}")
-    return path, steps[-1] if step is None else step
+    step = steps[-1] if step is None else step
+    check_whole(path, step)
+    return path, step
 
 
-def check_same_run(run: Path, step: int, config: Config) -> None:
-    """Raises ConfigError if the run's checkpoint or its settings do not allow it to continue as the same run."""
-    written = _read_state(folder(run, step)).get("format", 1)
-    if written != FORMAT:
+def check_run(run: Path) -> list[int]:
+    """The steps that have a checkpoint. Raises ConfigError if the folder is not a run's."""
+    steps = finished(run)
+    if not steps and not (run / CONFIG).is_file():
+        raise ConfigError(f"{run}: not a run's folder, it has no {CONFIG}; give the output_dir of one")
+    return steps
+
+
+def check_whole(run: Path, step: int) -> None:
+    """Raises ConfigError if a checkpoint is damaged, or of another version."""
+    if problem := _problem(folder(run, step)):
+        others = ", ".join(str(other) for other in finished(run) if other != step) or "none"
+        raise ConfigError(f"{problem}; put it back, or remove this checkpoint (others are of steps {others})")
+
+
+def resume(run: Path, config: Config) -> int:
+    """The step of the newest checkpoint that is whole, 0 if there is none. A warning names those that are not.
+
+    Raises ConfigError if all are damaged, or if they or the settings do not allow this to continue as the same run.
+    """
+    problems = []
+    for step in reversed(finished(run)):
+        checkpoint = folder(run, step)
+        if problem := _problem(checkpoint):
+            problems.append(problem)
+            continue
+        for problem in problems:
+            warnings.warn(
+                f"{problem}; this checkpoint is set aside, and the run continues from that of step {step}", stacklevel=2
+            )
+        _check_same_run(checkpoint, config)
+        check_records(run, _read_state(checkpoint)["records"])
+        return step
+    if problems:
         raise ConfigError(
-            f"output_dir={run}: its checkpoint was written by another version of advgame (format {written}, this one "
-            f"has {FORMAT}); continue it with that version, or choose another output_dir"
+            f"output_dir={run}: {problems[0]}, and there is no other checkpoint that is whole; put it back, or choose "
+            f"another output_dir to start again"
         )
-    stored = read_stored(run / CONFIG)
+    return 0
+
+
+def _problem(checkpoint: Path) -> str | None:
+    """What is damaged in a checkpoint, in words that name the file. Raises ConfigError if it is of another version."""
+    problem = damage(checkpoint)
+    try:
+        state = _read_state(checkpoint)
+        written, name = state.get("format", 1), f"step-{state['step']:06d}"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return problem or f"{checkpoint / STATE} is damaged ({one_line(repr(error))})"
+    if written != FORMAT and (problem is None or not (checkpoint / MANIFEST).exists()):  # the first had no checksums
+        raise ConfigError(
+            f"output_dir={checkpoint.parents[1]}: its checkpoint was written by another version of advgame (format "
+            f"{written}, this one has {FORMAT}); continue it with that version, or choose another output_dir"
+        )
+    if problem is None and not (name == checkpoint.name and {"games", "records"} <= state.keys()):
+        return f"{checkpoint / STATE} is not the state of {checkpoint.name}"
+    return problem
+
+
+def _check_same_run(checkpoint: Path, config: Config) -> None:
+    """Raises ConfigError if a setting has changed that makes it another run."""
+    stored, run = read_stored(checkpoint / CONFIG), checkpoint.parents[1]
     for name, field, value in fields(config):
         before: Any = stored
         for key in name.split("."):
@@ -131,4 +195,4 @@ def _optimizer_file(learner: Learner) -> str:
 
 
 def _read_state(checkpoint: Path) -> dict:
-    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))

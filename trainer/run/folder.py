@@ -1,6 +1,8 @@
 """What the files in a run's folder are called."""
 
 CONFIG = "config.yaml"
+LOCK = "lock"
+"""Says which process writes to the folder, and is locked by it."""
 METRICS = "metrics.jsonl"
 SAMPLES = "samples"
 EVALUATIONS = "evaluation.jsonl"

@@ -7,6 +7,7 @@ from advgame.kernels import activate_flash_attention
 from advgame.trainer.base import collectives
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.files import free_space, make_folder
+from advgame.trainer.base.paths import to_path
 from advgame.trainer.game.play import Rules
 from advgame.trainer.judges.arena import check_seeds
 from advgame.trainer.judges.kinds import make_judge
@@ -19,7 +20,7 @@ from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Seed
 from advgame.trainer.rollouts.generate import check_context
 from advgame.trainer.run import checkpoint
-from advgame.trainer.run.folder import EVALUATIONS, INITIAL_ATTACKS
+from advgame.trainer.run.folder import SAMPLES
 from advgame.trainer.seeds import read_seeds
 from advgame.trainer.settings.schema import Config
 
@@ -46,29 +47,15 @@ class Plan:
 
 def preflight(config: Config) -> Plan:
     """Checks all that can be checked before a model is loaded. Raises ConfigError that names the setting."""
-    run = Path(config.output_dir)
-    resumed = (checkpoint.finished(run) or [0])[-1]
-    if resumed:
-        checkpoint.check_same_run(run, resumed, config)
+    run = to_path(config.output_dir)
+    resumed = collectives.from_first(lambda: checkpoint.resume(run, config))
     seeds = read_seeds(config.seeds.files)
     held_out = read_held_out(config.eval) if config.eval.every else None
-    if held_out and resumed:
-        check_evaluations(run)
     if config.judge.kind == "arena":
         check_seeds(seeds)
     Prompts(config.templates)
     check_models(config, resumed)
     return Plan(run, resumed, seeds, held_out, choose_device(config.attention))
-
-
-def check_evaluations(run: Path) -> None:
-    """Raises ConfigError if a file is missing that later evaluations are compared with."""
-    for name in (INITIAL_ATTACKS, EVALUATIONS):
-        if not (run / name).exists():
-            raise ConfigError(
-                f"{run}/{name} is missing, which later evaluations are compared with; put it back to continue, or "
-                f"choose another output_dir to start again"
-            )
 
 
 def check_models(config: Config, resumed: int) -> None:
@@ -99,8 +86,9 @@ def make_rules(config: Config) -> Rules:
 
 
 def check_output(plan: Plan) -> None:
-    """Makes the run's folder. Raises ConfigError if it cannot be written to."""
-    make_folder(plan.run, f"output_dir={plan.run}")
+    """Makes the run's folders. Raises ConfigError if one cannot be written to."""
+    for folder in (plan.run, plan.run / "checkpoints", plan.run / SAMPLES):
+        make_folder(folder, f"output_dir={folder}")
 
 
 def check_space(plan: Plan, learners: list[Learner]) -> None:

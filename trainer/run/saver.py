@@ -11,14 +11,15 @@ from advgame.trainer.records import Game
 from advgame.trainer.report.transcripts import write_transcript
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.folder import METRICS, SAMPLES
+from advgame.trainer.settings.schema import Config
 
 
 class Saver:
     """Knows the last finished step, so that it can be saved wherever between two steps a run ends."""
 
-    def __init__(self, run: Path, step: int, games: list[Game], learners: list[Learner], keep: int, clock: Clock):
-        """The run continues from the checkpoint after `step` steps; `games` and `keep` are as in checkpoint.save."""
-        self._run, self._learners, self._keep = run, learners, keep
+    def __init__(self, run: Path, step: int, games: list[Game], learners: list[Learner], config: Config, clock: Clock):
+        """The run continues from the checkpoint after `step` steps; `games` are as in checkpoint.save."""
+        self._run, self._learners, self._config = run, learners, config
         self._clock, self._meter = clock, EnergyMeter()
         self.saved = self._step = step
         self._games = games
@@ -45,5 +46,5 @@ class Saver:
         self.write()  # before it: a run that resumes from the checkpoint needs the lines up to it
         if self._step > self.saved:
             with self._clock(Stage.SAVE):
-                checkpoint.save(self._run, self._step, self._learners, self._games, self._keep)
+                checkpoint.save(self._run, self._step, self._learners, self._games, self._config)
             self.saved = self._step

@@ -11,6 +11,7 @@ from advgame.trainer.base import collectives, stopping
 from advgame.trainer.base.clock import SAMPLING, Clock, Stage
 from advgame.trainer.base.errors import Outage, Stopped, WriteError
 from advgame.trainer.base.files import read_records
+from advgame.trainer.base.paths import to_path
 from advgame.trainer.game.group import attacker_groups, defender_groups
 from advgame.trainer.game.pair import attacker_pairs, defender_pairs
 from advgame.trainer.game.play import play
@@ -21,6 +22,7 @@ from advgame.trainer.records import Game, Item
 from advgame.trainer.report.console import Progress
 from advgame.trainer.run.evaluate import evaluate_now
 from advgame.trainer.run.folder import EVALUATIONS, METRICS
+from advgame.trainer.run.lock import alone_in
 from advgame.trainer.run.players import make_evaluations, refresh, set_up
 from advgame.trainer.run.preflight import Plan, preflight
 from advgame.trainer.run.saver import Saver
@@ -39,7 +41,13 @@ def train(config: Config) -> None:
     when all finished steps are saved, Outage if a server has not answered for too long, and Stopped after a signal.
     """
     quiet()
-    plan, clock, first = preflight(config), Clock(), collectives.rank() == 0
+    with alone_in(to_path(config.output_dir)):
+        carry_on(preflight(config), config)
+
+
+def carry_on(plan: Plan, config: Config) -> None:
+    """Takes the steps that are left, and sums up."""
+    clock, first = Clock(), collectives.rank() == 0
     with Progress(str(plan.run), plan.resumed, config.steps, first, clock) as progress:
         if plan.resumed < config.steps or is_unmeasured(plan, config):
             progress.console.print(Text(f"device {plan.device}"))
@@ -54,7 +62,7 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
     """The steps that are left. Wherever a signal or an outage ends them, those that are finished are saved first."""
     learners, match, games = set_up(plan, config, clock)
     evaluations = make_evaluations(plan, match, learners, config.seed)
-    saver = Saver(plan.run, plan.resumed, games, learners, config.checkpoint.keep, clock)
+    saver = Saver(plan.run, plan.resumed, games, learners, config, clock)
 
     try:
         if evaluations and is_unmeasured(plan, config):

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.base.files import is_file
+from advgame.trainer.base.paths import is_file, to_path
 from advgame.trainer.base.text import one_line
 from advgame.trainer.settings import plain
 from advgame.trainer.settings.check import check
@@ -48,7 +48,7 @@ def load_config(files: str | list[str] | None, overrides: list[str], schema: typ
 
 def resolve_config(name: str) -> Path:
     """A path to a YAML file, or the name of a shipped config, such as `tiny` or `variants/ipo`."""
-    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
+    for path in (to_path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
         if is_file(path):
             return path
     raise ConfigError(f"--config {name}: no such file; shipped configs are {', '.join(shipped_configs())}")

@@ -1,17 +1,20 @@
 """Files that are replaced at once, and places where nothing can be written."""
 
+import os
+
 import pytest
 
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.files import (
     adding_folder,
     append_record,
+    locked,
     make_folder,
     read_records,
     remove_folder,
     replacing,
     replacing_folder,
-    truncate_records,
+    truncate,
     write_text,
 )
 
@@ -36,17 +39,40 @@ def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
     assert list((tmp_path / "new" / "folder").iterdir()) == []
 
 
-def test_records_are_cut_back_to_a_step(tmp_path):
+def test_records_are_cut_back(tmp_path):
     file = tmp_path / "metrics.jsonl"
     assert read_records(file) == []
-    truncate_records(file, 3)  # nothing to cut
-    for step in range(1, 5):
+    truncate(file, 3)  # nothing to cut
+    for step in range(1, 4):
         append_record(file, {"step": step, "text": "ü\u2028"})
+    size = file.stat().st_size
     with file.open("a") as out:
-        out.write('{"step": 5, "half a li')  # what a kill leaves
-    truncate_records(file, 3)
+        out.write('{"step": 4}\n{"step": 5, "half a li')  # what a kill leaves
+    truncate(file, size)
     assert [record["step"] for record in read_records(file)] == [1, 2, 3]
     assert read_records(file)[0]["text"] == "ü\u2028"
+
+
+def test_a_lock_keeps_others_out_and_says_who_is_in(tmp_path):
+    """The second holder is this process too: a lock belongs to an opened file, not to a process."""
+    file = tmp_path / "lock"
+    who = f"process {os.getpid()} on {os.uname().nodename}, since 20"
+    with locked(file, "busy"):
+        with pytest.raises(ConfigError, match=f"^busy: {who}"), locked(file, "busy"):
+            pass
+        assert file.read_text().startswith(who)
+    with pytest.raises(ZeroDivisionError), locked(file, "busy"):
+        1 / 0  # noqa: B018
+    assert not file.exists()
+
+
+def test_a_lock_of_another_host_is_named_in_a_warning(tmp_path, recwarn):
+    """Its file system may not show us the lock, or its process was killed."""
+    for host, warned in ((os.uname().nodename, False), ("elsewhere", True)):
+        (tmp_path / "lock").write_text(f"process 1 on {host}, since")
+        with locked(tmp_path / "lock", "busy"):
+            assert bool(recwarn) == warned
+    assert "names process 1 on elsewhere" in str(recwarn.pop().message)
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):

@@ -76,7 +76,7 @@ def test_adapters_play_too_and_on_policy_it_is_the_policy_that_plays(tmp_path):
     assert len({attacker["share"] for attacker in faithful}) > 1  # its moving average stays what it was
 
 
-def test_a_run_that_cannot_be_compared_is_refused(tmp_path, capsys):
+def test_a_run_that_cannot_be_compared_is_refused(run, tmp_path, capsys):
     assert main(["crossplay", str(tmp_path)]) == 2
     assert "has no config.yaml; give the output_dir" in capsys.readouterr().err
     run_tiny(tmp_path, "steps=1", "steps_per_batch=1")
@@ -84,5 +84,5 @@ def test_a_run_that_cannot_be_compared_is_refused(tmp_path, capsys):
     assert (
         "has 1 checkpoint(s), and crossplay needs 2 or more; the default checkpoint.keep=2" in capsys.readouterr().err
     )
-    assert main(["crossplay", str(tmp_path), "judge.kinds=rules"]) == 2
+    assert main(["crossplay", str(run), "judge.kinds=rules"]) == 2
     assert "judge.kinds" in capsys.readouterr().err

@@ -1,11 +1,13 @@
 """Checkpoints: what they keep, how they are found, and what is refused; whole runs are in tests/runs."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import tiny_config
 
+from advgame.trainer.base.checksums import write_manifest
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.learn.step import Learner, learn, make_learner
 from advgame.trainer.records import Attack, Game, Pair, Parsed, Response, Rollout, Seed, Verdict
@@ -43,7 +45,7 @@ def parameters(player: Learner) -> list[torch.Tensor]:
 def test_everything_that_the_next_step_depends_on_comes_back(tmp_path):
     config = tiny_config(tmp_path, "defender.reference=recompute", "defender.reference_decay=0.5")
     players = taught(config)
-    folder = checkpoint.save(tmp_path, 1, players, [GAME], keep=2)
+    folder = checkpoint.save(tmp_path, 1, players, [GAME], config)
     assert (folder / "defender_reference").is_dir() and not (folder / "attacker_reference").exists()
     again = learners(config, folder)
     assert checkpoint.load(folder, again) == [GAME]
@@ -57,9 +59,10 @@ def test_everything_that_the_next_step_depends_on_comes_back(tmp_path):
 
 
 def test_the_newest_are_kept(tmp_path):
-    players = learners(tiny_config(tmp_path))
+    config = tiny_config(tmp_path)
+    players = learners(config)
     for step in (1, 2, 10):
-        checkpoint.save(tmp_path, step, players, [], keep=2)
+        checkpoint.save(tmp_path, step, players, [], config)
     assert checkpoint.finished(tmp_path) == [2, 10]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000002", "step-000010"]
 
@@ -71,8 +74,9 @@ def test_a_checkpoint_is_found_by_its_run_or_its_folder(tmp_path, monkeypatch):
     checkpoint.begin(tmp_path, 0, config)
     with pytest.raises(ConfigError, match="no checkpoint has been written yet"):
         checkpoint.locate(tmp_path)
+    players = learners(config)
     for step in (3, 7):
-        checkpoint.folder(tmp_path, step).mkdir(parents=True)
+        checkpoint.save(tmp_path, step, players, [], config)
     assert checkpoint.locate(tmp_path) == (tmp_path, 7)
     assert checkpoint.locate(tmp_path, 3) == (tmp_path, 3)
     assert checkpoint.locate(checkpoint.folder(tmp_path, 3)) == (tmp_path, 3)
@@ -89,12 +93,31 @@ def test_a_checkpoint_is_found_by_its_run_or_its_folder(tmp_path, monkeypatch):
 
 def test_a_run_continues_under_the_same_settings_only(tmp_path):
     config = tiny_config(tmp_path)
-    checkpoint.begin(tmp_path, 0, config)
-    state = checkpoint.save(tmp_path, 1, learners(config), [], keep=1) / "state.json"
-    checkpoint.check_same_run(tmp_path, 1, tiny_config(tmp_path, "steps=99", "attacker.optimizer.lr=1"))
+    saved = checkpoint.save(tmp_path, 1, learners(config), [], config)
+    assert checkpoint.resume(tmp_path, tiny_config(tmp_path, "steps=99", "attacker.optimizer.lr=1")) == 1
     with pytest.raises(ConfigError, match=r"seed=1: the run in .* was started with seed=0; set it back"):
-        checkpoint.check_same_run(tmp_path, 1, tiny_config(tmp_path, "seed=1"))
-    for written in ({}, {"format": 99}):
-        state.write_text(json.dumps({"step": 1, "games": [], **written}))
-        with pytest.raises(ConfigError, match="was written by another version of advgame"):
-            checkpoint.check_same_run(tmp_path, 1, config)
+        checkpoint.resume(tmp_path, tiny_config(tmp_path, "seed=1"))
+    edit(saved, format=99)
+    with pytest.raises(ConfigError, match=r"was written by another version of advgame .format 99"):
+        checkpoint.resume(tmp_path, config)
+    (saved / "SHA256SUMS").unlink()  # the first versions had none
+    (saved / "state.json").write_text('{"step": 1, "games": []}')
+    with pytest.raises(ConfigError, match=r"was written by another version of advgame .format 1"):
+        checkpoint.resume(tmp_path, config)
+
+
+def edit(saved: Path, **changes) -> None:
+    """Changes state.json by hand, and its checksum too."""
+    state = json.loads((saved / "state.json").read_text())
+    (saved / "state.json").write_text(json.dumps(state | changes))
+    write_manifest(saved)
+
+
+def test_a_checkpoint_of_another_step_is_damaged(tmp_path):
+    config = tiny_config(tmp_path)
+    saved = checkpoint.save(tmp_path, 1, learners(config), [], config)
+    edit(saved, step=2)
+    with pytest.raises(
+        ConfigError, match=r"state.json is not the state of step-000001, and there is no other checkpoint"
+    ):
+        checkpoint.resume(tmp_path, config)
