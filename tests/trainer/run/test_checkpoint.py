@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import tiny_config
+from helpers import records, run_tiny, tiny_config
 
 from advgame.trainer.base.checksums import write_manifest
 from advgame.trainer.base.errors import ConfigError
@@ -121,3 +121,14 @@ def test_a_checkpoint_of_another_step_is_damaged(tmp_path):
         ConfigError, match=r"state.json is not the state of step-000001, and there is no other checkpoint"
     ):
         checkpoint.resume(tmp_path, config)
+
+
+def test_a_run_goes_on_whatever_its_settings_spell_out(tmp_path):
+    instruction = "defender.instruction='${oc.env:HOME} <end_0> ${'"
+    run_tiny(tmp_path, instruction, "steps=1", "steps_per_batch=1")
+    run_tiny(tmp_path, instruction, "steps=2", "steps_per_batch=1")
+    assert [line["step"] for line in records(tmp_path)] == [1, 2]
+    with pytest.raises(
+        ConfigError, match=r"defender\.instruction=another: .* started with .*=\$\{oc\.env:HOME\} <end_0>"
+    ):
+        run_tiny(tmp_path, "defender.instruction=another", "steps=3", "steps_per_batch=1")
