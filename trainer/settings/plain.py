@@ -26,8 +26,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+RARE_BREAKS = re.compile("[\x85\u2028\u2029]")
+"""Line breaks that only double quotes keep as they are."""
+
+
 class _Dumper(yaml.SafeDumper):
     """Puts quotes around text that the loader would take for something else."""
+
+    def analyze_scalar(self, scalar: str) -> Any:
+        analysis = super().analyze_scalar(scalar)
+        if RARE_BREAKS.search(scalar):
+            analysis.allow_single_quoted = analysis.allow_block = False
+        return analysis
 
 
 for _kind in (_Loader, _Dumper):

@@ -244,6 +244,8 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
 @example("a\\${seed}")
 @example("1e-6")
 @example("2024-01-01")
+@example("\x85")
+@example("a\u2028 b")
 @example("null")
 def test_every_text_survives_config_yaml(text):
     """Nothing is put into it from other settings or from the environment. (`???` is refused.)"""
