@@ -15,7 +15,7 @@ bool has_tiles() { return blas::could_pack(at::kBFloat16); }
 // Returns the bits of the bfloat16 nearest to x, and subtracts it from x.
 __attribute__((always_inline)) inline uint32_t take_bfloat16(float& x) {
   uint32_t bits = std::bit_cast<uint32_t>(x);
-  bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  bits = x == x ? (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 : 0x7fc0;  // a GPU's NaN, 0x7fffffff, would round to -0
   x -= std::bit_cast<float>(bits << 16);
   return bits;
 }

@@ -43,16 +43,16 @@ inline int64_t padded(int64_t n) { return (n + kLane - 1) / kLane * kLane; }
 // 2^n 2^f with n the nearest integer to x log2(e) and a polynomial for 2^f (minimax with 2^0 = 1: 9.1e-08 relative).
 __attribute__((always_inline)) inline float exp_nonpositive(float x) {
   const float y = x * 1.44269504088896341f;
-  const float shifted = y + 12582912.f;  // adding 1.5 * 2^23 rounds to an integer
-  const float f = y - (shifted - 12582912.f);
+  const float shifted = y + 12583039.f;  // adding 1.5 * 2^23 rounds to an integer; 127 is the exponent's bias
+  const float f = y - (shifted - 12583039.f);
   float p = 1.326472721e-03f;
   p = p * f + 9.671512707e-03f;
   p = p * f + 5.550733744e-02f;
   p = p * f + 2.402224208e-01f;
   p = p * f + 6.931469776e-01f;
   p = p * f + 1.f;
-  const float e = std::bit_cast<float>(std::bit_cast<uint32_t>(p) + (std::bit_cast<uint32_t>(shifted) << 23));
-  return x < -87.f ? 0.f : e;
+  const float scale = std::bit_cast<float>(std::bit_cast<uint32_t>(shifted) << 23);  // multiplied: NaN stays
+  return x < -87.f ? 0.f : p * scale;
 }
 
 // Hidden states [n, H], followed by rows of zeros up to padded(n).

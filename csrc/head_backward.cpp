@@ -198,6 +198,7 @@ void head_backward(const at::Tensor& hidden, const at::Tensor& weight, const at:
   if (grad_weight) check_contiguous("grad_weight", *grad_weight);
   if (grad_bias) check_tensor("grad_bias", *grad_bias, at::kFloat, {vocab});
   if (grad_bias) check_contiguous("grad_bias", *grad_bias);
+  if (size == 0) return;
   const auto options = hidden.options().dtype(at::kFloat);
   const bool exact = filter_eps == 0;
   const at::Tensor x = padded_rows(hidden), w = weight.contiguous();

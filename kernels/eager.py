@@ -28,9 +28,8 @@ def head_logprobs(
         logits = logit_softcap * torch.tanh(logits / logit_softcap) + infinity_to_nan
     logits = logits / temperature
     lse = logits.logsumexp(-1)
-    logps = logits.gather(-1, targets[:, None])[:, 0] - (
-        lse + (lse - lse)
-    )  # NaN where a logit is infinity, as in csrc/
+    lse = lse + (lse - lse)  # NaN where a logit is infinite, as in csrc/
+    logps = logits.gather(-1, targets[:, None])[:, 0] - lse
     if not with_entropy:
         return logps, logps.new_empty(0)
     return logps, torch.special.entr(logits.detach().softmax(-1)).sum(-1)

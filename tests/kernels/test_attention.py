@@ -119,6 +119,9 @@ def test_wrong_shapes_are_refused_by_name(shapes, named):
 @pytest.mark.parametrize(
     ("lengths", "parents", "message"),
     [
+        ([3, -1], [None, 0], "lengths: expected numbers >= 0, got -1"),
+        ([2**31], [None], "lengths: 2147483648 tokens in all are more than a pack can address"),
+        ([2**30, 2**30], [None, 0], "lengths: 2147483648 tokens in all are more than a pack can address"),
         ([3, 0, 2], [None, None, 1], "lengths: segment 1 has children, but no tokens"),
         ([3, 2], [None, 1], "parents: segment 1 continues segment 1, which does not come before it"),
         ([3, 2, 1], [None, 0, None], "parents: segments must be sorted by depth, then by parent, got"),
@@ -129,6 +132,13 @@ def test_wrong_shapes_are_refused_by_name(shapes, named):
 def test_a_tree_in_another_order_is_refused(lengths, parents, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         prefix_tree(lengths, parents, CPU)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_a_scale_that_is_not_finite_is_refused(scale):
+    tensors = inputs(3, 2, 2, 8, torch.float32)
+    with pytest.raises(ValueError, match=r"^scale: expected a finite number or None"):
+        shared_prefix_attention(*tensors, prefix_tree([3], [None], CPU), scale=scale)
 
 
 def test_mixed_dtypes_are_refused():

@@ -130,13 +130,13 @@ def test_bad_arguments_are_refused_by_name(operator, name, value):
 
 @pytest.mark.parametrize("shape", [[-1, 4], [1 << 40, 1 << 40], [1 << 62]])
 def test_impossible_buffers_are_refused(shape):
-    with pytest.raises(ValueError, match="^shape: "):
+    with pytest.raises(ValueError, match=r"^shape: "):
         torch.ops.advgame.pooled(shape, False)
 
 
 @pytest.mark.parametrize("top_p", [0.9, 1.0])
 def test_what_is_checked_does_not_depend_on_top_p(top_p):
-    with pytest.raises(ValueError, match="^probs: "):
+    with pytest.raises(ValueError, match=r"^probs: "):
         sample(probs=torch.zeros(3, 7), top_p=top_p)
 
 

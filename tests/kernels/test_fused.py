@@ -185,6 +185,18 @@ def test_saturated_and_huge(backend, filter_eps):
     assert all(torch.isfinite(a).all() and error(a, e) < 6e-3 for a, e in zip(actual, expected, strict=True))
 
 
+@pytest.mark.parametrize("softcap", [1e-3, 1e-2])
+def test_a_small_softcap(backend, softcap):
+    """Nearly all logits are capped. The slope at the target is that of its own logit, not of a difference of two
+    numbers that are a thousand times as large; what error is left is that of the products, as in plain float32."""
+    p = problem([40, 50, 6, 7])
+    _, expected = gradients(linear_preference_loss, in_float64(p), backend="eager", logit_softcap=softcap)
+    _, plain = gradients(linear_preference_loss, p, backend="eager", logit_softcap=softcap)
+    _, actual = gradients(linear_preference_loss, p, backend=backend, logit_softcap=softcap, filter_eps=0.0)
+    for a, e, by_eager in zip(actual, expected, plain, strict=True):
+        assert error(a, e) < 2 * error(by_eager, e)
+
+
 @pytest.mark.parametrize("filter_eps", [0.0, "auto"])
 def test_forbidden_tokens(backend, filter_eps):
     """A bias of -inf, over whole tiles of the vocabulary too: no mass, no NaN, no gradient."""

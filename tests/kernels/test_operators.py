@@ -3,6 +3,7 @@
 import pytest
 import torch
 from problems import error, gradients, in_float64, problem
+from torch.autograd import forward_ad
 
 from advgame.kernels import linear_logprobs, linear_policy_loss, linear_preference_loss
 from advgame.kernels.backend import Head
@@ -87,6 +88,35 @@ def test_operators_keep_their_promises_to_pytorch():
     torch.library.opcheck(torch.ops.advgame.policy, policy, test_utils=checks)
 
 
+def losses(hidden: torch.Tensor, p: dict, backend: str) -> list:
+    """Each loss as a function of nothing."""
+    weight, targets, cu_seqlens = p["weight"], p["targets"], p["cu_seqlens"]
+    return [
+        lambda: linear_logprobs(hidden, weight, targets, backend=backend),
+        lambda: linear_preference_loss(hidden, weight, targets, cu_seqlens, p["reference_logps"], backend=backend),
+        lambda: linear_policy_loss(hidden, weight, targets, cu_seqlens, torch.ones(2), backend=backend),
+    ]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize("index", range(3))
+def test_forward_mode_derivatives_are_refused(backend, index):
+    """PyTorch takes those of an operator for 0."""
+    p = problem([6, 7])
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="use backend='eager'"):
+        losses(forward_ad.make_dual(p["hidden"], p["hidden"]), p, backend)[index]()
+    with pytest.raises(NotImplementedError, match="use backend='eager'"):
+        torch.func.jvp(lambda hidden: losses(hidden, p, backend)[index](), (p["hidden"],), (p["hidden"],))
+
+
+def test_forward_mode_derivatives_of_direct_calls_are_refused():
+    p = problem([6, 7])
+    head, options = Head(p["weight"], None, 0.0, 1.0), OpOptions("cpu", False, 0.0, None)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode"):
+        hidden = forward_ad.make_dual(p["hidden"], p["hidden"])
+        torch.ops.advgame.logprobs(*flatten(hidden, head, p["targets"], options))
+
+
 def test_records_are_spread_out_and_put_together_again():
     def function(hidden: torch.Tensor, wanted: Wanted, chunk_tokens: int | None, options: OpOptions) -> None: ...
 
@@ -131,7 +161,9 @@ def test_a_backend_that_cannot_run_says_why():
         ({"valid": torch.ones(2)}, "valid"),
         ({"normalization": "mean"}, "normalization"),
         ({"beta": -1.0}, "beta"),
+        ({"beta": float("inf")}, "beta"),
         ({"importance_cap": 0.0}, "importance_cap"),
+        ({"importance_cap": float("nan")}, "importance_cap"),
         ({"cu_seqlens": torch.tensor([0, 2, 3], dtype=torch.int32)}, "cu_seqlens"),
     ],
 )

@@ -25,19 +25,22 @@ pytestmark = [
 
 POISONS = {
     "nan": math.nan,
-    "-nan": torch.tensor(-0x400000, dtype=torch.int32).view(torch.float32).item(),  # as x86 makes it of inf - inf
+    "-nan": math.nan,
+    "nan of a gpu": math.nan,
     "inf": math.inf,
     "-inf": -math.inf,
     "3e38": 3e38,  # its products overflow
     "subnormal": 1e-40,
 }
-NEVER_FINITE = ("nan", "-nan")
+BITS = {"-nan": -0x400000, "nan of a gpu": 0x7FFFFFFF}
+"""As x86 makes it of inf - inf, and as NVIDIA's cards make every NaN: rounded like a number, it would become -0."""
 
 
 def poisoned(tensor: torch.Tensor, poison: str, place: int = 3) -> torch.Tensor:
     tensor = tensor.clone()
-    bits = torch.tensor(POISONS[poison], dtype=tensor.dtype).view(torch.int32)
-    tensor.view(torch.int32).view(-1)[place] = -0x400000 if poison == "-nan" else bits
+    tensor.view(-1)[place] = POISONS[poison]
+    if poison in BITS:
+        tensor.view(torch.int32).view(-1)[place] = BITS[poison]
     return tensor
 
 
@@ -103,10 +106,13 @@ def test_losses(function, name, poison, options, backend):
     if poison == "3e38" and name not in ("hidden", "weight", "bias"):
         pytest.skip("nothing overflows, or the order of a sum decides")
     p[name] = poisoned(p[name], poison)
-    expected = outcome(function, p, "eager", **options)
-    assert outcome(function, p, backend, **options) == expected
+    actual, expected = outcome(function, p, backend, **options), outcome(function, p, "eager", **options)
+    if name == "weight" and poison in ("inf", "-inf"):  # AMX: an infinity is not the sum of its bfloat16 parts, but NaN
+        assert all(e or not a for key in actual for a, e in zip(actual[key], expected[key], strict=True))
+        return
+    assert actual == expected
     finite = all(all(flags) for flags in expected.values())
-    assert not finite or poison not in NEVER_FINITE
+    assert not finite or "nan" not in poison
     assert finite or poison != "subnormal"
 
 
@@ -127,7 +133,7 @@ def test_scales_at_the_ends_of_float32(scale, name, seed):
         assert bool(loss.isfinite()) == bool(exact[0].isfinite())
         if all(tensor.isfinite().all() for tensor in exact):
             for a, e in zip(actual, exact[1:], strict=True):
-                assert (a.double() - e.double()).norm() <= 1e-2 * e.double().norm() + 1e-43
+                assert (a.double() - e.double()).norm() <= 1e-2 * e.double().norm() + torch.finfo(torch.float32).tiny
 
 
 def policy_gradients(p: dict, backend: str, **options) -> list[torch.Tensor]:
@@ -150,10 +156,10 @@ def test_entropy_of_forbidden_tokens():
 @pytest.mark.parametrize("temperature", [0, 0.6, 1.0])
 @pytest.mark.parametrize("top_p", [0.9, 1.0])
 @pytest.mark.parametrize("backend", ["eager", "cpu"])
-@pytest.mark.parametrize("poison", ["nan", "-nan", "inf"])
+@pytest.mark.parametrize("poison", ["nan", "-nan", "nan of a gpu", "inf"])
 def test_logits_that_have_no_distribution_are_refused(poison, backend, top_p, temperature):
     uniforms = torch.full((2,), 0.5, dtype=torch.float64)
-    with pytest.raises(ValueError, match="^logits: "):
+    with pytest.raises(ValueError, match=r"^logits: "):
         sample_top_p(
             poisoned(torch.zeros(2, 9), poison), uniforms, temperature=temperature, top_p=top_p, backend=backend
         )
@@ -168,7 +174,7 @@ def test_uniforms_outside_their_range_are_refused(uniform, backend, top_p):
         sample_top_p(torch.zeros(2, 9), uniforms, top_p=top_p, backend=backend)
 
 
-@pytest.mark.parametrize("poison", ["nan", "-nan", "inf", "-inf"])
+@pytest.mark.parametrize("poison", ["nan", "-nan", "nan of a gpu", "inf", "-inf"])
 @pytest.mark.parametrize("name", ["query", "key", "value"])
 def test_attention(name, poison):
     """Lost are the tokens that see the poison, none of which comes out as 0, and none that is not in their segment."""
