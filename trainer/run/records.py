@@ -21,15 +21,16 @@ def survey(run: Path) -> Records:
 def check_records(run: Path, records: Records) -> None:
     """Raises ConfigError unless the files begin with these records. Only metrics, which nothing needs, may be gone."""
     for name, (size, digest) in records.items():
-        file, restart = run / name, "or choose another output_dir to start again"
+        file, restart = run / name, "choose another output_dir to start again"
+        seen = None if name == INITIAL_ATTACKS else size  # nothing is ever added to it
         if not file.exists() and name == METRICS:
             warnings.warn(f"{file} is missing: metrics and curves begin anew", stacklevel=2)
         elif not file.exists():
             raise ConfigError(
-                f"{file} is missing, which later evaluations are compared with; put it back to continue, {restart}"
+                f"{file} is missing, which later evaluations are compared with; put it back to continue, or {restart}"
             )
-        elif not file.is_file() or checksum(file, size) != digest:
-            remedy = "remove it to do without" if name == METRICS else restart.removeprefix("or ")
+        elif not file.is_file() or checksum(file, seen) != digest:
+            remedy = "remove it to do without" if name == METRICS else restart
             raise ConfigError(f"{file} is damaged: what the checkpoint saw has changed; put it back, or {remedy}")
 
 

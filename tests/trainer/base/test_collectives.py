@@ -13,11 +13,15 @@ from pathlib import Path
 
 import torch
 from advgame.trainer.base import collectives as c
-from advgame.trainer.base.errors import Outage
+from advgame.trainer.base.errors import ConfigError, Outage
 
 
 def away():
     raise Outage("away")
+
+
+def refuse(rank: int) -> None:
+    raise ConfigError(f"refused by {rank}")
 
 
 c.start()
@@ -35,6 +39,13 @@ except Outage as error:
     assert str(error) == "away"
 else:
     raise AssertionError
+assert c.from_first(c.rank) == 0
+try:
+    c.from_first(lambda: refuse(c.rank()))
+except ConfigError as error:
+    assert str(error) == "refused by 0"
+else:
+    raise AssertionError("only the first process has heard of it")
 c.barrier()
 (Path(__file__).parent / f"rank-{c.rank()}").write_text(str(c.my_share(list(range(5)))))
 c.stop()
