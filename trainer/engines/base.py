@@ -15,8 +15,11 @@ class Engine(Protocol):
     def step(self, lr: float) -> float:
         """One optimiser step on the gradients, summed over the processes and clipped; they are dropped afterwards.
 
-        Returns the norm of the gradients before clipping. If it is not finite, the weights are left untouched.
+        Returns the norm of the gradients before clipping. If it is not finite, weights and optimiser stay as they are.
         """
+
+    def drop(self) -> float:
+        """Forgets the gradients since the last step instead of taking one. Returns their norm, as `step` does."""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight, by its name in the model, as a full tensor, layer by layer."""

@@ -30,13 +30,16 @@ class SingleEngine:
         loss.backward()
 
     def step(self, lr: float) -> float:
-        parameters = self._parameters.values()
-        collectives.sum_([gradient(parameter) for parameter in parameters])
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self._max_grad_norm).item()
+        norm = self._reduce()
         if math.isfinite(norm):
             for group in self._optimizer.param_groups:
                 group["lr"] = lr
             self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def drop(self) -> float:
+        norm = self._reduce()
         self._optimizer.zero_grad(set_to_none=True)
         return norm
 
@@ -59,6 +62,15 @@ class SingleEngine:
             name, _, field = key.rpartition("/")
             parameter = self._parameters[name]
             self._optimizer.state[parameter][field] = value.to(parameter.device).clone()
+
+    def _reduce(self) -> float:
+        """Sums the gradients over the processes and clips them. Returns their norm before.
+
+        Where the square of a gradient overflows, so does the norm: AdamW's second moments never do.
+        """
+        parameters = self._parameters.values()
+        collectives.sum_([gradient(parameter) for parameter in parameters])
+        return torch.nn.utils.clip_grad_norm_(parameters, self._max_grad_norm).item()
 
 
 def gradient(parameter: Parameter) -> Tensor:

@@ -43,12 +43,14 @@ def make_learner(name: str, policies: PlayerPolicies, config: PlayerConfig) -> L
     return Learner(name, player, SingleEngine(player.named_parameters(), config.optimizer), policies, config)
 
 
-def learn(learner: Learner, items: Sequence[Item], step: int, its_turn: bool = True) -> dict:
+def learn(
+    learner: Learner, items: Sequence[Item], step: int, its_turn: bool = True, loss_limit: float = math.inf
+) -> dict:
     """One optimiser step on the mean loss over `items`, those of all processes; then the moving averages follow.
 
-    A player that is frozen, or whose turn it is not, stays as it is. Without any item only the averages move. Returns
-    the step's metrics. Raises FloatingPointError, before the weights are touched, if the loss or its gradient is not
-    finite.
+    A player that is frozen, or whose turn it is not, stays as it is. Without any item only the averages move. If a
+    number is not finite or the loss is above its limit, the step is skipped: weights, optimiser and averages stay as
+    they are, and `skipped` says why. Returns the step's metrics; all processes decide alike.
     """
     config, objective = learner.config, learner.player.objective
     metrics: dict = {objective.unit: len(items)}
@@ -56,9 +58,9 @@ def learn(learner: Learner, items: Sequence[Item], step: int, its_turn: bool = T
         return metrics
     metrics["lr"] = learning_rate(config.optimizer, step)
     if objective.count(items):
-        metrics["tokens"] = sum(group_of(item).tokens for item in items)
-        metrics |= take_step(learner, items, step, metrics["lr"])
-    follow(learner)
+        metrics |= take_step(learner, items, metrics["lr"], loss_limit)
+    if "skipped" not in metrics:
+        follow(learner)
     return metrics
 
 
@@ -67,16 +69,20 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     return config.lr * min(1.0, (step + 1) / max(config.warmup_steps, 1))
 
 
-def take_step(learner: Learner, items: Sequence[Item], step: int, lr: float) -> dict[str, float]:
-    """Returns the loss, its metrics and the norm of its gradient."""
+def take_step(learner: Learner, items: Sequence[Item], lr: float, loss_limit: float) -> dict:
+    """Returns the loss, its metrics and the norm of its gradient, or why no step was taken."""
     metrics = accumulate(learner, items)
-    norm = learner.engine.step(lr) if math.isfinite(metrics["loss"]) else math.nan
+    fault = next((f"{name} {value}" for name, value in metrics.items() if not math.isfinite(value)), None)
+    if fault is None and metrics["loss"] > loss_limit:
+        fault = f"loss {metrics['loss']:.4g}, of at most {loss_limit:.4g} by max_loss_ratio"
+    if fault is not None:
+        learner.engine.drop()
+        return {"skipped": fault}
+    norm = learner.engine.step(lr)
     if not math.isfinite(norm):
-        raise FloatingPointError(
-            f"{learner.name}: loss {metrics['loss']}, gradient norm {norm} at step {step}; the weights are "
-            f"untouched. Lower {learner.name}.optimizer.lr, or look for broken weights in the model."
-        )
-    return metrics | {"grad_norm": norm}
+        return {"skipped": f"gradient norm {norm}"}
+    tokens = sum(group_of(item).tokens for item in items)
+    return {"tokens": tokens} | metrics | {"grad_norm": norm}
 
 
 def accumulate(

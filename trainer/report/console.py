@@ -41,18 +41,18 @@ class Progress:
         self._live.stop()
 
     def step_done(self, record: dict, games: list[Game]) -> None:
-        """Shows the step's record, as in metrics.jsonl, and one of its games."""
+        """Shows the step's record, as in metrics.jsonl, its alarms, and one of its games."""
         self._done, self._record, self._games = record["step"], record, games
         if not self._is_live:
             figures = (f"{name} {figure}" for name, figure in _figures(record))
             line = "  ".join([f"step {self._done}/{self._steps}", *figures, f"left {self._time_left()}"])
             self.console.print(Text(line), soft_wrap=True)
+        self._show_alarms(record["step"], record.get("alarms", []))
 
     def evaluation_done(self, step: int, record: dict) -> None:
         """Shows the record of an evaluation, as in evaluation.jsonl, and its alarms."""
         self.console.print(Text(evaluation_line(step, record)), soft_wrap=True)
-        for alarm in record["alarms"]:
-            self.console.print(Text(f"alarm at step {step}: {alarm}", "yellow"), soft_wrap=True)
+        self._show_alarms(step, record["alarms"])
 
     def render(self) -> Panel:
         """The live view as it is now."""
@@ -71,6 +71,10 @@ class Progress:
             columns = Columns(cells, padding=(0, 2), equal=True)  # as many as fit into a row
             parts += [Text(), columns, Text(), *_exchange(self._games)]
         return Panel(Group(*parts), title=Text(self._title))
+
+    def _show_alarms(self, step: int, alarms: list[str]) -> None:
+        for alarm in alarms:
+            self.console.print(Text(f"alarm at step {step}: {alarm}", "yellow"), soft_wrap=True)
 
     def _time_left(self) -> str:
         if self._done == self._start:

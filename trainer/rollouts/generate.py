@@ -71,7 +71,7 @@ class GenerateSampler:
             input_ids[row, width - len(ids) :] = torch.tensor(ids)
             attention_mask[row, width - len(ids) :] = 1
         draws = torch.stack([uniforms(request.key, limit) for request in requests])
-        processor = _SamplingProcessor(draws.to(model.device), sampling)
+        processor = _SamplingProcessor(draws.to(model.device), sampling, self._name)
         output_ids = model.generate(
             input_ids.to(model.device),
             attention_mask=attention_mask.to(model.device),
@@ -117,17 +117,20 @@ def check_context(policy: Policy, prompt_tokens: int, max_new_tokens: int, name:
 class _SamplingProcessor(LogitsProcessor):
     """Samples inside `generate`: every other token is made impossible, so greedy search takes the sampled one."""
 
-    def __init__(self, draws: Tensor, sampling: SamplingConfig):
+    def __init__(self, draws: Tensor, sampling: SamplingConfig, name: str):
         self._draws = draws  # [rows, max_new_tokens]
-        self._sampling = sampling
+        self._sampling, self._name = sampling, name
         self.logprobs: list[Tensor] = []  # raw ones, [rows] for each step
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        tokens, logprobs = sample_top_p(
-            scores,
-            self._draws[:, len(self.logprobs)],
-            temperature=self._sampling.temperature,
-            top_p=self._sampling.top_p,
-        )
+        try:
+            tokens, logprobs = sample_top_p(
+                scores,
+                self._draws[:, len(self.logprobs)],
+                temperature=self._sampling.temperature,
+                top_p=self._sampling.top_p,
+            )
+        except ValueError as error:
+            raise FloatingPointError(f"the {self._name} cannot be sampled, its weights are broken: {error}") from error
         self.logprobs.append(logprobs)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)

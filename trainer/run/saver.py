@@ -1,13 +1,15 @@
 """What is finished of a run, and how it gets into the run's folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from advgame.trainer.base import collectives
 from advgame.trainer.base.clock import Clock, Stage
 from advgame.trainer.base.files import append_record
+from advgame.trainer.learn.probe import find_fault
 from advgame.trainer.learn.step import Learner
 from advgame.trainer.measure.resources import EnergyMeter
-from advgame.trainer.records import Game
+from advgame.trainer.records import Game, Item
 from advgame.trainer.report.transcripts import write_transcript
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.folder import METRICS, SAMPLES
@@ -23,11 +25,14 @@ class Saver:
         self._clock, self._meter = clock, EnergyMeter()
         self.saved = self._step = step
         self._games = games
+        self._learnt: dict[str, Sequence[Item]] = {}
         self._unwritten: tuple[dict, list[Game]] | None = None
 
-    def finish(self, record: dict, share: list[Game], games: list[Game]) -> None:
-        """A step is in the weights: its record, the games it trained on, and those that later steps still train on."""
+    def finish(self, record: dict, share: list[Game], games: list[Game], lessons: dict[str, Sequence[Item]]) -> None:
+        """A step is in the weights: its record, the games it trained on, those that later steps still train on, and
+        what each player was to learn from."""
         self._step, self._games, self._unwritten = record["step"], games, (record, share)
+        self._learnt |= {name: lesson for name, lesson in lessons.items() if "loss" in record[name]}
 
     def write(self) -> None:
         """Writes the step's metrics and samples, if that has not been done."""
@@ -42,9 +47,16 @@ class Saver:
         self._unwritten = None
 
     def save(self) -> None:
-        """Writes a checkpoint, if there is none of the step."""
+        """Writes a checkpoint, if there is none of the step. Raises FloatingPointError if its weights are broken."""
         self.write()  # before it: a run that resumes from the checkpoint needs the lines up to it
         if self._step > self.saved:
             with self._clock(Stage.SAVE):
+                self._check_sound()
                 checkpoint.save(self._run, self._step, self._learners, self._games, self._config)
             self.saved = self._step
+
+    def _check_sound(self) -> None:
+        for learner in self._learners:
+            lesson = self._learnt.get(learner.name)
+            if lesson and (fault := find_fault(learner, lesson)):
+                raise FloatingPointError(f"the weights after step {self._step} are broken and are not saved: {fault}")

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from advgame.trainer.base.files import read_records, write_text
+from advgame.trainer.measure.lately import wasted
 from advgame.trainer.measure.resources import summarise
 from advgame.trainer.report.plots import EVALUATION, METRICS, draw
 from advgame.trainer.report.tables import resources_text
@@ -12,7 +13,7 @@ from advgame.trainer.settings.schema import ReportConfig
 
 
 def sum_up(run: Path, config: ReportConfig) -> str:
-    """Draws the curves and writes resources.json. Returns where everything is, and what the run took."""
+    """Draws the curves and writes resources.json. Returns what went wrong, where everything is, and what it took."""
     records, evaluations = read_records(run / folder.METRICS), read_records(run / folder.EVALUATIONS)
     drawn = draw(METRICS, records, run / "curves.png")
     if evaluations:
@@ -28,12 +29,23 @@ def sum_up(run: Path, config: ReportConfig) -> str:
         "resources": f"{run}/resources.json",
     }
     places = "\n".join(f"{name:<11}{place}" for name, place in lines.items())
-    return f"{places}\n\n{resources_text(resources)}"
+    warnings = [sentence for player in ("attacker", "defender") if (sentence := wasted(player, records))]
+    return "\n\n".join([*warnings, places, resources_text(resources)])
 
 
 def finished(run: Path, steps: int) -> str:
     """What to say if a run has nothing left to do."""
     return f"{run} has all its {steps} steps. To continue: steps={2 * steps}; to start again: another output_dir."
+
+
+def way_on(run: Path) -> str:
+    """What to do after numbers that are not finite."""
+    lower = "lower optimizer.lr of the player"
+    steps = checkpoint.finished(run)
+    if not steps:
+        return f"Nothing has been saved: {lower}, or look for broken weights in its model"
+    newest = checkpoint.folder(run, steps[-1])
+    return f"To go on from {newest}, {lower} and start again; if that ends in the same way, remove this folder first"
 
 
 NOT_DRAWN = "not drawn: pip install 'advgame[report]'"

@@ -9,13 +9,15 @@ from rich.text import Text
 
 from advgame.trainer.base import collectives, stopping
 from advgame.trainer.base.clock import SAMPLING, Clock, Stage
-from advgame.trainer.base.errors import Outage, Stopped, WriteError
+from advgame.trainer.base.errors import ConfigError, Outage, Stopped, WriteError
 from advgame.trainer.base.files import read_records
 from advgame.trainer.base.paths import to_path
 from advgame.trainer.game.group import attacker_groups, defender_groups
 from advgame.trainer.game.pair import attacker_pairs, defender_pairs
 from advgame.trainer.game.play import play
 from advgame.trainer.learn.step import Learner, learn
+from advgame.trainer.measure.idle import why_idle
+from advgame.trainer.measure.lately import Lately, idle_alarms, lately, loss_limit, skip_alarms
 from advgame.trainer.measure.metrics import game_metrics, sampled_tokens
 from advgame.trainer.models.load import quiet
 from advgame.trainer.records import Game, Item
@@ -26,9 +28,9 @@ from advgame.trainer.run.lock import alone_in
 from advgame.trainer.run.players import make_evaluations, refresh, set_up
 from advgame.trainer.run.preflight import Plan, preflight
 from advgame.trainer.run.saver import Saver
-from advgame.trainer.run.summary import finished, sum_up
+from advgame.trainer.run.summary import finished, sum_up, way_on
 from advgame.trainer.seeds import deal
-from advgame.trainer.settings.schema import Config
+from advgame.trainer.settings.schema import AlarmsConfig, Config
 
 PAIRS = {"attacker": attacker_pairs, "defender": defender_pairs}
 GROUPS = {"attacker": attacker_groups, "defender": defender_groups}
@@ -37,8 +39,8 @@ GROUPS = {"attacker": attacker_groups, "defender": defender_groups}
 def train(config: Config) -> None:
     """Plays and trains to config.steps, from the newest checkpoint in config.output_dir if there is one.
 
-    Raises ConfigError, before any work if it can be known then, FloatingPointError for a loss that is not finite, and
-    when all finished steps are saved, Outage if a server has not answered for too long, and Stopped after a signal.
+    Raises ConfigError, before any work if it can be known then; FloatingPointError if too many numbers are not finite;
+    and when all finished steps are saved, Outage if a server has not answered for too long, and Stopped after a signal.
     """
     quiet()
     with alone_in(to_path(config.output_dir)):
@@ -51,7 +53,10 @@ def carry_on(plan: Plan, config: Config) -> None:
     with Progress(str(plan.run), plan.resumed, config.steps, first, clock) as progress:
         if plan.resumed < config.steps or is_unmeasured(plan, config):
             progress.console.print(Text(f"device {plan.device}"))
-            loop(plan, config, clock, progress)
+            try:
+                loop(plan, config, clock, progress)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}. {way_on(plan.run)}.") from error
         else:
             progress.console.print(Text(finished(plan.run, config.steps)), soft_wrap=True)
         if first and (plan.run / METRICS).exists():
@@ -63,6 +68,8 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
     learners, match, games = set_up(plan, config, clock)
     evaluations = make_evaluations(plan, match, learners, config.seed)
     saver = Saver(plan.run, plan.resumed, games, learners, config, clock)
+    done = read_records(plan.run / METRICS)
+    latest = {learner.name: lately(learner.name, done) for learner in learners}
 
     try:
         if evaluations and is_unmeasured(plan, config):
@@ -79,17 +86,24 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
                 games = play(match, seeds, (config.seed, batch), clock)
             share = part(games, index, config.steps_per_batch)
             record: dict = {"step": step + 1, "batch": batch, "game": game_metrics(share, config.judge.success_score)}
+            lessons = {learner.name: items(learner, share) for learner in learners}
             for learner, stage in zip(learners, (Stage.ATTACKER_LEARNS, Stage.DEFENDER_LEARNS), strict=True):
-                its_turn = learner.name in turn(config, step)
                 with clock(stage):
-                    record[learner.name] = learn(learner, items(learner, share), step, its_turn)
+                    limit = loss_limit(latest[learner.name], learner.config.optimizer.max_loss_ratio)
+                    its_turn = learner.name in turn(config, step)
+                    record[learner.name] = learn(learner, lessons[learner.name], step, its_turn, limit)
+            latest, idle = watch(record, lessons, share, latest, config.alarms)
             record["timing"] = timing(time.perf_counter() - began, clock, games if index == 0 else [])
-            saver.finish(record, share, games if index + 1 < config.steps_per_batch else [])
+            saver.finish(record, share, games if index + 1 < config.steps_per_batch else [], lessons)
             progress.step_done(record, share)
             if evaluations and is_due(step, config.eval.every, config):
                 refresh(match, learners, step + 1)
                 progress.evaluation_done(step + 1, evaluate_now(evaluations, step + 1, clock))
             saver.write()
+            check_skipped(latest, config.alarms)
+            if idle and config.alarms.stop_when_idle:
+                saver.save()
+                raise ConfigError(f"stopped by alarms.stop_when_idle=true after step {step + 1}: {'; '.join(idle)}")
             if is_due(step, config.checkpoint.every, config):
                 saver.save()
     except (Outage, Stopped):
@@ -115,6 +129,28 @@ def part(games: list[Game], index: int, steps_per_batch: int) -> list[Game]:
     """The games of a batch that its step number `index` trains on."""
     size = len(games) // steps_per_batch
     return games[index * size : (index + 1) * size]
+
+
+def watch(
+    record: dict, lessons: dict[str, Sequence[Item]], games: list[Game], latest: dict[str, Lately], config: AlarmsConfig
+) -> tuple[dict[str, Lately], list[str]]:
+    """Adds to a step's record what was wrong with it. Returns what the players' latest steps were like, and how long
+    each has been idle if that is an alarm."""
+    for name, lesson in lessons.items():
+        if "lr" in record[name] and (why := why_idle(name, lesson, games)):
+            record[name]["idle"] = why
+    latest = {name: player.and_step(record) for name, player in latest.items()}
+    idle = idle_alarms(record, latest.values(), config.idle_steps)
+    if alarms := [*skip_alarms(record, latest.values()), *idle]:
+        record["alarms"] = alarms
+    return latest, idle
+
+
+def check_skipped(latest: dict[str, Lately], config: AlarmsConfig) -> None:
+    """Raises FloatingPointError if too many steps of a player in a row were skipped."""
+    for name, player in latest.items():
+        if player.skipped >= config.skipped_steps:
+            raise FloatingPointError(f"the {name}'s last {player.skipped} steps had to be skipped")
 
 
 def items(learner: Learner, games: list[Game]) -> Sequence[Item]:

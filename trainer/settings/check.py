@@ -5,7 +5,7 @@ import math
 import re
 
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.settings.schema import Config, LossConfig, RedTeamConfig, ServerConfig, fields
+from advgame.trainer.settings.schema import Config, LossConfig, PlayerConfig, RedTeamConfig, ServerConfig, fields
 
 
 def check(config: Config) -> None:
@@ -42,9 +42,7 @@ def check(config: Config) -> None:
                     f"{name}.{option}={value}: the rollout's log-probs are not the reference's; "
                     f"set {name}.reference=recompute"
                 )
-        betas = player.optimizer.betas
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ConfigError(f"{name}.optimizer.betas={betas}: expected two numbers in [0, 1)")
+        _check_optimizer(name, player)
     if config.attacker.reward_from == "best" and config.defender.judge == "none":
         raise ConfigError(
             "attacker.reward_from=best needs the defender's rewards, but defender.judge=none; "
@@ -92,6 +90,24 @@ def check_address(name: str, url: str) -> None:
         raise ConfigError(
             f"{name}: an address with a user, a password or a query, which would be stored with the results; remove "
             f"it, and put the key into the environment variable that api_key_env names"
+        )
+
+
+def _check_optimizer(name: str, player: PlayerConfig) -> None:
+    optimizer = player.optimizer
+    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
+        raise ConfigError(f"{name}.optimizer.betas={optimizer.betas}: expected two numbers in [0, 1)")
+    if player.train and optimizer.lr == 0:
+        raise ConfigError(f"{name}.optimizer.lr=0: nothing would be learnt; raise it, or set {name}.train=false")
+    if optimizer.lr * optimizer.weight_decay > 1:
+        raise ConfigError(
+            f"{name}.optimizer.lr={optimizer.lr} with weight_decay={optimizer.weight_decay}: a step takes "
+            f"lr x weight_decay of each weight away, here more than all of it; lower one of the two"
+        )
+    if optimizer.max_loss_ratio is not None and player.loss.name == "grpo":
+        raise ConfigError(
+            f"{name}.optimizer.max_loss_ratio={optimizer.max_loss_ratio}: grpo's losses lie around 0, and their ratio "
+            f"means nothing; set it to null"
         )
 
 

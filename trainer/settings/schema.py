@@ -101,6 +101,10 @@ class OptimizerConfig:
     weight_decay: float = setting(0.1, "decoupled weight decay", low=0)
     warmup_steps: int = setting(0, "optimiser steps of linear warm-up", low=0)
     max_grad_norm: float = setting(1.0, "norm to which each player's gradient is clipped; 0: no clipping", low=0)
+    max_loss_ratio: float | None = setting(
+        None, "a step is skipped whose loss is more than this many times the median of the last ten; null: none is "
+        "(dpo and ipo)", low=1, resume=True,
+    )  # fmt: skip
     tokens_per_pack: int = setting(
         8192, "tokens that each rank forwards at a time, in whole groups of a prompt and its samples; affects memory, "
         "not results", low=1, resume=True,
@@ -232,6 +236,18 @@ class CheckpointConfig:
 
 
 @dataclass
+class AlarmsConfig:
+    idle_steps: int = setting(
+        10, "an alarm is raised when a player has had nothing to learn from for this many steps", low=1, resume=True
+    )
+    stop_when_idle: bool = setting(False, "such an alarm ends the run, as an error; its state is saved", resume=True)
+    skipped_steps: int = setting(
+        5, "the run stops when this many steps of a player in a row had to be skipped, because a loss, a gradient or "
+        "a log-prob was not finite or by max_loss_ratio", low=1, resume=True,
+    )  # fmt: skip
+
+
+@dataclass
 class ReportConfig:
     grid_intensity: float | None = setting(
         None,
@@ -269,6 +285,7 @@ class Config:
     judge: JudgeConfig = section(JudgeConfig, "who scores")
     eval: EvalConfig = section(EvalConfig, "how the players are measured during training")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "when the run is saved")
+    alarms: AlarmsConfig = section(AlarmsConfig, "when a run that does not learn says so, or stops")
     report: ReportConfig = section(ReportConfig, "the report at the end of the run")
 
 

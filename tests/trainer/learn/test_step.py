@@ -1,6 +1,13 @@
 """The learner's step against the same step spelt out on separate, unpadded sequences."""
 
 import copy
+import math
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +15,7 @@ from helpers import make_policies
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.learn.step import accumulate, learn, make_learner
+from advgame.trainer.learn.step import Learner, accumulate, learn, make_learner
 from advgame.trainer.models.policy import PlayerPolicies, Policy
 from advgame.trainer.records import Pair, Rollout
 from advgame.trainer.rollouts.base import Request
@@ -31,6 +38,10 @@ def random_pairs(count: int, vocab: int, seed: int = 0, shared: int = 0) -> list
         prompt = opening * (i % 2) + tokens(2, 12)
         pairs.append(Pair(*(Rollout(prompt, ids, [0.0] * len(ids), "", True) for ids in (chosen, rejected))))
     return pairs
+
+
+def with_a_slow_average(policies: PlayerPolicies) -> PlayerPolicies:
+    return replace(policies, slow=replace(policies.ema, model=copy.deepcopy(policies.ema.model)))
 
 
 def player_config(**optimizer) -> PlayerConfig:
@@ -173,12 +184,110 @@ def test_without_pairs_the_weights_rest():
     assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_are_touched():
-    learner = make_learner("defender", make_policies("tiny"), player_config())
-    policy = learner.policies.policy.model
+def everything(learner: Learner) -> dict[str, torch.Tensor]:
+    """Copies of all tensors of a player: weights, averages, optimiser."""
+    held = dict(learner.engine.state())
+    for suffix, policy in learner.policies.by_suffix.items():
+        held |= {f"{suffix}:{name}": weight for name, weight in policy.named_parameters().items()}
+    return {name: tensor.detach().clone() for name, tensor in held.items()}
+
+
+def poisoned(pairs: list[Pair], logp: float) -> list[Pair]:
+    """The last pair was sampled with such a log-prob."""
+    last = pairs[-1].chosen
+    return [*pairs[:-1], replace(pairs[-1], chosen=replace(last, logprobs=[logp] * len(last.logprobs)))]
+
+
+def poison_weights(learner: Learner, value: float) -> None:
     with torch.no_grad():
-        next(policy.parameters()).fill_(torch.inf)
-    before = [p.clone() for p in policy.parameters()]
-    with pytest.raises(FloatingPointError, match=r"defender: .* at step 3.*lr"):
-        learn(learner, random_pairs(2, policy.config.vocab_size), 3)
-    assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
+        learner.policies.policy.model.model.layers[0].mlp.up_proj.weight[0, 0] = value
+
+
+def poison_gradient(learner: Learner) -> None:
+    """The loss stays what it is, but the square of a weight's gradient overflows."""
+    mlp = learner.policies.policy.model.model.layers[0].mlp
+    with torch.no_grad():
+        mlp.up_proj.weight.mul_(1e25)
+        mlp.down_proj.weight.mul_(1e-25)
+
+
+@pytest.mark.parametrize(
+    ("poison", "logp", "limit", "reason"),
+    [
+        (lambda learner: poison_weights(learner, torch.nan), 0.0, math.inf, "loss nan"),
+        (lambda learner: poison_weights(learner, torch.inf), 0.0, math.inf, "loss nan"),
+        (poison_gradient, 0.0, math.inf, "gradient norm inf"),
+        (None, math.nan, math.inf, "loss nan"),
+        (None, -math.inf, math.inf, "loss|margin|chosen_reward"),
+        (None, 0.0, 0.01, r"loss [\d.]+, of at most 0.01 by max_loss_ratio"),
+    ],
+)
+def test_a_skipped_step_leaves_every_tensor_as_it_is(poison, logp, limit, reason):
+    config = player_config()
+    config.reference, config.reference_decay = "rollout", 0.9
+    learner = make_learner("defender", with_a_slow_average(make_policies("tiny")), config)
+    vocab = learner.policies.policy.model.config.vocab_size
+    learn(learner, random_pairs(2, vocab), 0)
+    if poison:
+        poison(learner)
+    before = everything(learner)
+    assert {key.partition(":")[0] for key in before} >= {"", "_ema", "_reference"} and len(before) > 100
+    metrics = learn(learner, poisoned(random_pairs(3, vocab, seed=1), logp), 1, loss_limit=limit)
+    assert metrics.keys() == {"pairs", "lr", "skipped"} and re.match(reason, metrics["skipped"])
+    after = everything(learner)
+    assert all(torch.equal(before[name].nan_to_num(7), after[name].nan_to_num(7)) for name in before)
+    assert all(parameter.grad is None for parameter in learner.policies.policy.model.parameters())
+
+
+def test_after_a_skipped_step_the_next_one_is_what_it_would_have_been():
+    config, metrics, weights = player_config(), [], []
+    config.reference = "rollout"
+    for skips in (False, True):
+        learner = make_learner("attacker", make_policies("tiny"), config)
+        vocab = learner.policies.policy.model.config.vocab_size
+        if skips:
+            assert "skipped" in learn(learner, poisoned(random_pairs(2, vocab), math.nan), 0)
+        metrics.append(learn(learner, random_pairs(3, vocab, seed=1), 1))
+        weights.append(everything(learner))
+    assert metrics[0] == metrics[1]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+SCRIPT = """
+import hashlib, math, sys
+import torch
+sys.path.insert(0, sys.argv[1])
+from helpers import make_policies
+from test_step import everything, player_config, poisoned, random_pairs
+from advgame.trainer.base import collectives
+from advgame.trainer.learn.step import learn, make_learner
+
+torch.set_num_threads(1)
+collectives.start()
+config = player_config()
+config.reference = "rollout"
+learner = make_learner("attacker", make_policies("tiny"), config)
+vocab = learner.policies.policy.model.config.vocab_size
+before = everything(learner)
+pairs = random_pairs(4, vocab)
+assert collectives.my_share(poisoned(pairs, math.nan)) == collectives.my_share(pairs) or collectives.rank() == 1
+metrics = learn(learner, poisoned(pairs, math.nan), 0)  # only the second process meets it
+assert metrics["skipped"].startswith("loss nan"), metrics
+after = everything(learner)
+assert all(torch.equal(before[name], after[name]) for name in before)
+assert "loss" in learn(learner, pairs, 1)
+states = collectives.gather([[hashlib.sha256(t.numpy().tobytes()).hexdigest() for t in everything(learner).values()]])
+assert states[0] == states[1]
+collectives.barrier()
+collectives.stop()
+"""
+
+
+def test_processes_skip_together(tmp_path, request):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    tests = request.config.rootpath / "tests"
+    environment = os.environ | {"PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{Path(__file__).parent}"}
+    script = [str(tmp_path / "script.py"), str(tests)]
+    done = subprocess.run([*launcher, *script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr

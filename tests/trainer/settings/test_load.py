@@ -68,7 +68,7 @@ PAPER_PLAYER = {
     "lora": {"rank": 0, "alpha": 32.0},
     "optimizer": {
         "lr": 1e-6, "betas": [0.9, 0.95], "weight_decay": 0.1, "warmup_steps": 0, "max_grad_norm": 1.0,
-        "tokens_per_pack": 8192, "checkpoint_activations": True,
+        "max_loss_ratio": None, "tokens_per_pack": 8192, "checkpoint_activations": True,
     },
 }  # fmt: skip
 PAPER_JUDGE = {
@@ -99,6 +99,7 @@ def paper(name: str) -> dict:
         "judge": PAPER_JUDGE | {"server": server | {"timeout": 600.0, "patience": 30.0, "extra": {}}},
         "eval": {"every": 0, "seeds": [], "attacks": [], "limit": 64, "greedy": False},
         "checkpoint": {"every": 50, "keep": 2},
+        "alarms": {"idle_steps": 10, "stop_when_idle": False, "skipped_steps": 5},
         "report": {"grid_intensity": None},
     }  # fmt: skip
 
