@@ -1,8 +1,8 @@
 # make play    the demo: SmolLM2-135M against itself, on a CPU, in minutes
 # make arena   a game that is learnt in minutes: tiny players, an exact judge
 # make check   lint, types and the fast tests, in under two minutes
-# make test    all of it: lint, types, the documentation, the whole test suite
-# make sanitize the C++ operators under AddressSanitizer and UndefinedBehaviorSanitizer
+# make test    all of it: lint, types, the documentation, sanitizers, the whole test suite
+# make sanitize  the C++ operators under AddressSanitizer and UndefinedBehaviorSanitizer
 # make docs    the documentation as a site, in build/docs
 # make setup   everything that the commands above install, and nothing else
 # Each sets up .venv first; after that it starts at once. ARGS="steps=20 …" goes to the command.
@@ -38,7 +38,8 @@ SANITIZED := build/sanitize/advgame/kernels
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -D_GLIBCXX_ASSERTIONS -fno-omit-frame-pointer
 OBJECTS := $(patsubst csrc/%.cpp,build/sanitize/%.o,$(wildcard csrc/*.cpp)) build/sanitize/tiles.o
 TORCH = $(firstword $(wildcard .venv/lib/python3*/site-packages/torch))
-HEADERS = $(TORCH)/include $(TORCH)/include/torch/csrc/api/include $(shell $(BIN)/python -c 'import sysconfig as s; print(s.get_path("include"))')
+PYTHON_H = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
+HEADERS = $(TORCH)/include $(TORCH)/include/torch/csrc/api/include $(PYTHON_H)
 PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
 
 sanitize: .venv/test
