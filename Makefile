@@ -34,26 +34,36 @@ test: lint types docs sanitize
 
 # Built into a package of its own, with links to the Python files, which comes first on the path. Without AMX, its
 # products of tiles are made in plain C++ (tests/kernels/tiles.cpp), so that what surrounds them is checked everywhere.
-SANITIZED := build/sanitize/advgame/kernels
+# SANITIZER=threads takes ThreadSanitizer, with one OpenMP thread in each of several Python threads: it does not know
+# libgomp's barriers.
+SANITIZER ?= memory
+SANITIZED := build/sanitize/$(SANITIZER)
+ifeq ($(SANITIZER),threads)
+SANITIZE := -fsanitize=thread
+LIBRARY := libtsan.so
+CHECKED := OMP_NUM_THREADS=1 TSAN_OPTIONS=ignore_noninstrumented_modules=1 $(BIN)/pytest tests/kernels/test_threads.py
+else
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -D_GLIBCXX_ASSERTIONS -fno-omit-frame-pointer
-OBJECTS := $(patsubst csrc/%.cpp,build/sanitize/%.o,$(wildcard csrc/*.cpp)) build/sanitize/tiles.o
+LIBRARY := libasan.so
+CHECKED := OMP_NUM_THREADS=2 ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest tests/kernels -m "not slow" -k "not triton"
+endif
+OBJECTS := $(patsubst csrc/%.cpp,$(SANITIZED)/%.o,$(wildcard csrc/*.cpp)) $(SANITIZED)/tiles.o
 TORCH = $(firstword $(wildcard .venv/lib/python3*/site-packages/torch))
 PYTHON_H = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
 HEADERS = $(TORCH)/include $(TORCH)/include/torch/csrc/api/include $(PYTHON_H)
-PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
+PRELOAD = $(shell $(CXX) -print-file-name=$(LIBRARY)) $(shell $(CXX) -print-file-name=libstdc++.so)
 
 sanitize: .venv/test
-	$(MAKE) --jobs 2 $(SANITIZED)/_C.so
-	ln -sfn $(addprefix $(CURDIR)/,$(wildcard kernels/*.py) kernels/triton) $(SANITIZED)
-	PYTHONPATH=build/sanitize LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
-		$(BIN)/pytest tests/kernels -m "not slow" -k "not triton" $(ARGS)
+	$(MAKE) --jobs 2 $(SANITIZED)/advgame/kernels/_C.so
+	ln -sfn $(addprefix $(CURDIR)/,$(wildcard kernels/*.py) kernels/triton) $(SANITIZED)/advgame/kernels
+	PYTHONPATH=$(SANITIZED) LD_PRELOAD="$(PRELOAD)" $(CHECKED) $(ARGS)
 
-$(SANITIZED)/_C.so: $(OBJECTS)
+$(SANITIZED)/advgame/kernels/_C.so: $(OBJECTS)
 	mkdir -p $(@D)
 	$(CXX) -shared $(SANITIZE) -fopenmp -Wl,-Bsymbolic $^ -L$(TORCH)/lib -lc10 -ltorch_cpu -o $@
 
 vpath %.cpp csrc tests/kernels
-build/sanitize/%.o: %.cpp $(wildcard csrc/*.h) Makefile
+$(SANITIZED)/%.o: %.cpp $(wildcard csrc/*.h) Makefile
 	mkdir -p $(@D)
 	$(CXX) $(SANITIZE) -O1 -g1 -fPIC -std=c++20 -fopenmp -Wall $(addprefix -isystem ,$(HEADERS)) -c $< -o $@
 
