@@ -37,6 +37,8 @@ OS_ERROR = re.compile(r"\(os error (\d+)\)")
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """Yields a path to write to, which then replaces `file`: a kill leaves the old file or the new one."""
+    if file.is_dir():
+        raise ConfigError(f"{file}: cannot be written, a folder is in its place; remove it")
     half = _hidden(file)
     with _writing(file):
         try:
