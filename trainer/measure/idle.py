@@ -1,8 +1,9 @@
 """Steps that taught a player nothing, and what to do about it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from advgame.trainer.game.pair import attacker_pairs, defender_pairs
 from advgame.trainer.records import AttackOutcome, Game, Item, ResponseOutcome, ScoredGroup
@@ -10,26 +11,35 @@ from advgame.trainer.records import AttackOutcome, Game, Item, ResponseOutcome, 
 NO_ADVANTAGE = 1e-9
 """Equal rewards differ from their mean by rounding; judges' scores are rounded to four places."""
 
+Stages = tuple[Mapping[Any, tuple[str, str]], ...]
+"""The outcomes by which a stage of the game ends samples: what happened to them, and what to do."""
+
 _JUDGE = "look at judge.model or judge.server, its judge.sampling.max_new_tokens, and the templates"
 
-ATTACKS = {
-    AttackOutcome.MAX_LENGTH: ("attacks did not end in time", "raise attacker.sampling.max_new_tokens"),
-    AttackOutcome.PARSING: ("attacks are not in attacker.format", "choose another format, or change the templates"),
-    AttackOutcome.BAD_FAITH_JUDGE: ("attacks got no verdict on their faithfulness", _JUDGE),
-    AttackOutcome.NOT_FAITHFUL: (
-        "attacks do not keep the meaning of their seeds",
-        "take a stronger attacker.model, or set judge.faithfulness=false",
-    ),
-    AttackOutcome.BAD_ATT_JUDGE: ("attacks got no score", _JUDGE),
-}
-RESPONSES = {
-    ResponseOutcome.MAX_LENGTH: ("responses did not end in time", "raise defender.sampling.max_new_tokens"),
-    ResponseOutcome.PARSING: (
-        "responses are not in defender.format",
-        "choose another format, or a defender.instruction",
-    ),
-    ResponseOutcome.BAD_DEF_JUDGE: ("responses got no score", _JUDGE),
-}
+ATTACKS: Stages = (
+    {
+        AttackOutcome.MAX_LENGTH: ("attacks did not end in time", "raise attacker.sampling.max_new_tokens"),
+        AttackOutcome.PARSING: ("attacks are not in attacker.format", "choose another format, or change the templates"),
+    },
+    {AttackOutcome.BAD_FAITH_JUDGE: ("attacks got no verdict on their faithfulness", _JUDGE)},
+    {
+        AttackOutcome.NOT_FAITHFUL: (
+            "attacks do not keep the meaning of their seeds",
+            "take a stronger attacker.model, or set judge.faithfulness=false",
+        )
+    },
+    {AttackOutcome.BAD_ATT_JUDGE: ("attacks got no score", _JUDGE)},
+)
+RESPONSES: Stages = (
+    {
+        ResponseOutcome.MAX_LENGTH: ("responses did not end in time", "raise defender.sampling.max_new_tokens"),
+        ResponseOutcome.PARSING: (
+            "responses are not in defender.format",
+            "choose another format, or ask for it in defender.instruction",
+        ),
+    },
+    {ResponseOutcome.BAD_DEF_JUDGE: ("responses got no score", _JUDGE)},
+)
 
 
 @dataclass(frozen=True)
@@ -71,13 +81,13 @@ def carries_gradient(item: Item) -> bool:
 def reason(player: str, idle: Idle) -> str:
     """Why the player had nothing to learn from, and the setting to look at.
 
-    The outcome to blame is the narrowest place: of the samples that came so far, it lets the smallest share through.
+    The stage of the game to blame is the narrowest: it lets the smallest share pass of the samples that come to it.
     """
     if 2 * idle.min_gap > idle.steps:
         return f"rewards differ by less than {player}.min_gap; lower it"
     share, sentence = max(
-        *_narrow(idle.attacks, tuple(AttackOutcome), ATTACKS),
-        *_narrow(idle.responses, tuple(ResponseOutcome), RESPONSES),
+        *_narrow(idle.attacks, list(AttackOutcome), ATTACKS),
+        *_narrow(idle.responses, list(ResponseOutcome), RESPONSES),
     )
     if 2 * share > 1:
         return sentence
@@ -87,16 +97,14 @@ def reason(player: str, idle: Idle) -> str:
     )
 
 
-def _narrow(counts: Counter[str], order: tuple, remedies: dict) -> list[tuple[float, str]]:
-    """For each outcome that has a remedy: the share that ended so of those that came so far, and a sentence."""
-    reached = sum(counts.values()) - counts[ResponseOutcome.PROMPT_NOT_VALID.value]
+def _narrow(counts: Counter[str], order: list, stages: Stages) -> list[tuple[float, str]]:
+    """For each stage: the share of the samples that came to it and ended there, and a sentence about most of these."""
     found = []
-    for outcome in order:
-        failed = counts[outcome.value]
-        if outcome in remedies:
-            what, remedy = remedies[outcome]
-            sentence = f"{failed} of {reached} {what} ({outcome.value}); {remedy}"
-            found.append((failed / (reached + 1), sentence))  # + 1: a handful weighs less than many
-        if outcome is not ResponseOutcome.PROMPT_NOT_VALID:
-            reached -= failed
+    for stage in stages:
+        first, worst = next(iter(stage)), max(stage, key=lambda outcome: counts[outcome.value])
+        reached = sum(counts[outcome.value] for outcome in order[order.index(first) :])
+        ended = sum(counts[outcome.value] for outcome in stage)
+        what, remedy = stage[worst]
+        sentence = f"{counts[worst.value]} of {reached} {what} ({worst.value}); {remedy}"
+        found.append((ended / (reached + 1), sentence))  # + 1: a handful weighs less than many
     return found
