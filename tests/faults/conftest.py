@@ -1,0 +1,51 @@
+"""What every fault leaves for the page: `fault(…)`, and the switch between the quick half and all of it."""
+
+from collections.abc import Callable
+
+import pytest
+from faults.page import Fault, write_page
+
+FAULTS = pytest.StashKey[list[Fault]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", action="store_true", help="inject all faults, not only the quick half; write the page")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FAULTS] = []
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"faults: {'all' if in_full(config) else 'the quick half'}, seed {seed_of(config)}"
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if in_full(session.config) and exitstatus == pytest.ExitCode.OK:
+        write_page(session.config.stash[FAULTS], seed_of(session.config))
+
+
+def in_full(config: pytest.Config) -> bool:
+    return config.getoption("--faults", default=False)
+
+
+def seed_of(config: pytest.Config) -> int:
+    """One for all that is drawn here: hypothesis's own."""
+    return int(config.getoption("--hypothesis-seed") or 0)
+
+
+@pytest.fixture
+def seed(request) -> int:
+    return seed_of(request.config)
+
+
+@pytest.fixture
+def fault(request) -> Callable[..., None]:
+    """Notes a fault for the page: `fault("servers", "an answer of 1 GB", "refused")`; equal ones are counted."""
+    return lambda *values, **more: request.config.stash[FAULTS].append(Fault(*values, **more))
+
+
+@pytest.fixture
+def times(request) -> Callable[[int, int], int]:
+    """How often to inject a fault: `times(quick, all)`."""
+    return lambda quick, full: full if in_full(request.config) else quick

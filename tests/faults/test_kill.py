@@ -1,0 +1,97 @@
+"""kill -9 at random instants: a run that goes on afterwards is bit-identical to one that was never disturbed."""
+
+import json
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from faults.forked import Command, start_ranks
+from helpers import records
+from safetensors.torch import load_file
+
+INSTANTS = ("sampling", "judging", "backward", "optimiser", "saving", "renaming")
+SETTINGS = ("--config", "tiny", "steps=8", "checkpoint.every=2", "eval.every=4", "eval.seeds=[tiny.jsonl]", "eval.limit=2")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_random_instants(processes, tmp_path, fault, times, seed):
+    """Each life of a run ends at a random instant of a stage; when a run is done in spite of that, another begins."""
+    draw, undisturbed = random.Random(seed), tmp_path / "undisturbed"
+    lasted = durations(run(processes, undisturbed))
+    kills, runs, slowest = times(6, 70) if processes == 1 else times(2, 30), 0, 0.0
+    died: Counter[str] = Counter()
+    while died.total() < kills:
+        runs += 1
+        folder, done = tmp_path / str(runs), False
+        while not done:
+            instant = INSTANTS[died.total() % len(INSTANTS)]
+            victim = 0 if instant in ("saving", "renaming") else draw.randrange(processes)  # the first process saves
+            ranks = run(processes, folder)
+            aim = (instant, draw.randint(1, 4), draw.uniform(0, lasted[instant]))
+            was_doing = kill(ranks[victim], *aim) if died.total() < kills else None
+            if was_doing:
+                died[was_doing] += 1
+                struck = time.monotonic()
+                assert all(rank.code is not None for rank in ranks)  # the other one notices, and ends as well
+                slowest = max(slowest, time.monotonic() - struck)
+            else:
+                assert [rank.code for rank in ranks] == [0] * processes, ranks[0].text
+                done = True
+        assert_same(folder, undisturbed)
+    name = "kill -9 of a run" if processes == 1 else "kill -9 of one of two ranks"
+    outcome = f"resumed to the end, bit-identical (killed while {', '.join(f'{k} {n}' for k, n in died.most_common())})"
+    if processes > 1:
+        outcome += f"; the other rank ended {slowest:.1f} s later at the latest"
+    fault("processes", name, outcome, times=kills)
+
+
+def run(processes: int, folder: Path) -> list[Command]:
+    log = folder.with_suffix(".log")
+    return start_ranks(processes, "train", *SETTINGS, f"output_dir={folder}", log=log, watched=True)
+
+
+def durations(ranks: list[Command]) -> dict[str, float]:
+    """The longest that the first process spent on each thing, in seconds."""
+    told = list(ranks[0].doing())
+    assert [rank.code for rank in ranks] == [0] * len(ranks), ranks[0].text
+    lasted: dict[str, float] = {}
+    for (what, began), (_, ended) in zip(told, told[1:], strict=False):
+        lasted[what] = max(lasted.get(what, 0.0), ended - began)
+    return lasted
+
+
+def kill(command: Command, instant: str, occurrence: int, delay: float) -> str | None:
+    """Kills the command so long after it began something for that time. What it was doing; None if it had ended."""
+    last = None
+    for last, _ in command.doing():
+        occurrence -= last == instant
+        if occurrence == 0:
+            time.sleep(delay)
+            command.process.kill()
+            break
+    for last, _ in command.doing():
+        pass
+    return last if command.code == -9 else None
+
+
+def files_of(run: Path) -> set[Path]:
+    """All but those of a checkpoint that was being removed when the run was killed at its very end."""
+    files = {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
+    return {file for file in files if not any(part.startswith(".") for part in file.parts)}
+
+
+def assert_same(run: Path, other: Path) -> None:
+    """Metrics without times, evaluations, transcripts, and everything in the checkpoints."""
+    files, others = files_of(run), files_of(other)
+    assert files == others
+    assert records(run) == records(other)
+    for name in files:
+        if name.suffix == ".safetensors":
+            a, b = load_file(run / name), load_file(other / name)
+            assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
+        elif name.suffix == ".txt" or name.name in ("state.json", "evaluation.jsonl", "initial-attacks.json"):
+            assert (run / name).read_bytes() == (other / name).read_bytes(), name
+    assert json.loads((run / "resources.json").read_text())["steps"] == 8
