@@ -1,19 +1,15 @@
 """kill -9 at random instants: a run that goes on afterwards is bit-identical to one that was never disturbed."""
 
-import json
 import random
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 from faults.forked import Command, start_ranks
-from helpers import records
-from safetensors.torch import load_file
+from faults.runs import SETTINGS, assert_same
 
 INSTANTS = ("sampling", "judging", "backward", "optimiser", "saving", "renaming")
-SETTINGS = ("--config", "tiny", "steps=8", "checkpoint.every=2", "eval.every=4", "eval.seeds=[tiny.jsonl]", "eval.limit=2")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -75,23 +71,3 @@ def kill(command: Command, instant: str, occurrence: int, delay: float) -> str |
     for last, _ in command.doing():
         pass
     return last if command.code == -9 else None
-
-
-def files_of(run: Path) -> set[Path]:
-    """All but those of a checkpoint that was being removed when the run was killed at its very end."""
-    files = {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
-    return {file for file in files if not any(part.startswith(".") for part in file.parts)}
-
-
-def assert_same(run: Path, other: Path) -> None:
-    """Metrics without times, evaluations, transcripts, and everything in the checkpoints."""
-    files, others = files_of(run), files_of(other)
-    assert files == others
-    assert records(run) == records(other)
-    for name in files:
-        if name.suffix == ".safetensors":
-            a, b = load_file(run / name), load_file(other / name)
-            assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
-        elif name.suffix == ".txt" or name.name in ("state.json", "evaluation.jsonl", "initial-attacks.json"):
-            assert (run / name).read_bytes() == (other / name).read_bytes(), name
-    assert json.loads((run / "resources.json").read_text())["steps"] == 8

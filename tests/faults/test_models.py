@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from advgame.trainer.models.built.tiny import build_tiny
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(30)
 
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
          "chat_template.jinja")  # fmt: skip
@@ -78,7 +78,6 @@ WRONG = {
     "a tensor that does not belong": tensors(lambda w: w | {"model.layers.7.mlp.up_proj.weight": torch.ones(2, 2)}),
     "a tensor of another name": tensors(lambda w: {name.replace("norm", "form"): t for name, t in w.items()}),
     "a tensor of another shape": tensors(lambda w: w | {NORM: torch.ones(7)}),
-    "a tensor of integers": tensors(lambda w: w | {NORM: torch.ones(32, dtype=torch.int64)}),
     "a weight that is not a number": tensors(lambda w: w | {NORM: torch.full((32,), torch.nan)}),
     "a weight that is infinite": tensors(lambda w: w | {NORM: torch.full((32,), torch.inf)}),
     "one NaN in the embedding": tensors(lambda w: w | {"model.embed_tokens.weight": w["model.embed_tokens.weight"].index_fill(0, torch.tensor([7]), torch.nan)}),
@@ -111,13 +110,13 @@ WRONG = {
     "a chat template that runs a command": chat("{{ cycler.__init__.__globals__.os.system('touch ran') }}"),
     "a chat template of another language": chat("{{ messages | tojson | shout }}"),
     "a chat template without end": chat("{% for i in range(10 ** 12) %}x{% endfor %}{{ messages[0].content }}"),
-    "an end that the vocabulary lacks": tokenizer(eos_token="<nowhere>"),
-    "a tokenizer of an unknown class": tokenizer(tokenizer_class="NothingTokenizer"),
     "a tokenizer with code of its own": tokenizer(auto_map={"AutoTokenizer": ["code.Tokenizer", None]}, tokenizer_class="Own"),
 }  # fmt: skip
 FINE_MODELS = {
     "no padding token": tokenizer(pad_token=None),
     "no generation config": lambda folder: (folder / "generation_config.json").unlink(),
+    "an end that the vocabulary lacks": tokenizer(eos_token="<nowhere>"),
+    "a tokenizer of an unknown class": tokenizer(tokenizer_class="NothingTokenizer"),
 }
 
 
@@ -127,6 +126,7 @@ def play(capsys, model: Path, run: Path, *settings: str) -> str | None:
 
 
 def copy(whole: Path, to: Path) -> Path:
+    shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(whole, to)
     (to / "code.py").write_text(HURT)
     return to
@@ -166,7 +166,6 @@ def test_models_with_a_damaged_file(file, whole, tmp_path, capsys, fault, times,
         line = play(capsys, folder, tmp_path / "run")
         assert line is None or str(folder) in line, line
         fault("input", "model folders, a file damaged anywhere", FINE if line is None else REFUSED)
-        for used in (folder, tmp_path / "run"):
-            shutil.rmtree(used, ignore_errors=True)
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
     try_one()

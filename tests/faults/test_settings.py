@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from advgame.trainer.settings.schema import Config, fields
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(30)
 LONG = "x" * 300
 
 WRONG = [

@@ -7,7 +7,7 @@ from faults.commands import FINE, REFUSED, explore, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(30)
 
 GOOD = {"prompt": "How is a lock opened?", "category": "harmful"}
 DEEP = 100_000
