@@ -1,0 +1,101 @@
+"""Judges behind servers that misbehave, from the start or for a while: never silent, never hanging, no figure made up."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from faults.badserver import KEY, MISBEHAVIOURS, BadServer, Handler, bad_server, behave
+from faults.commands import REFUSED
+from faults.forked import Command, start
+from helpers import records
+
+pytestmark = pytest.mark.timeout(180)
+
+SETTINGS = ("--config", "tiny", "steps=4", "steps_per_batch=1", "judge.server.timeout=2")
+LISTING = [name for name in MISBEHAVIOURS if not name.startswith(("an answer that", "a verdict", "a choice"))]
+
+
+def judged_by(server: BadServer, run: Path, *settings: str) -> Command:
+    arguments = ("train", *SETTINGS, *server.settings, f"output_dir={run}", *settings)
+    return start(*arguments, log=run.with_suffix(".log"), KEY=KEY)
+
+
+def check_quiet(command: Command, run: Path) -> None:
+    """No traceback, and the key nowhere: neither on the screen nor in the run's folder."""
+    assert "Traceback" not in command.text, command.text
+    written = [file.read_bytes() for file in run.rglob("*") if file.is_file()]
+    assert not any(KEY.encode() in content for content in [command.text.encode(), *written])
+
+
+@pytest.mark.parametrize("name", MISBEHAVIOURS)
+def test_a_server_that_misbehaves_is_refused_before_any_work(name, tmp_path, fault):
+    began = time.monotonic()
+    with bad_server(MISBEHAVIOURS[name]) as server:
+        command = judged_by(server, tmp_path / "run")
+        assert command.code == 2, command.text
+    check_quiet(command, tmp_path / "run")
+    assert len(command.errors) == 1 and "judge.server" in command.errors[0], command.text
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert time.monotonic() - began < 60
+    fault("servers", "misbehave from the start", REFUSED)
+
+
+@pytest.mark.parametrize("name", LISTING)
+def test_a_list_of_models_that_misbehaves(name, tmp_path, fault):
+    began = time.monotonic()
+    with bad_server(MISBEHAVIOURS[name], listing=True) as server:
+        command = judged_by(server, tmp_path / "run")
+        assert command.code == 2, command.text
+    check_quiet(command, tmp_path / "run")
+    assert len(command.errors) == 1 and "judge.server" in command.errors[0], command.text
+    assert time.monotonic() - began < 60
+    fault("servers", "misbehave when asked for their models", REFUSED)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> list[dict]:
+    """The metrics of a run that a good server judged."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    with bad_server(behave) as server:
+        assert judged_by(server, run).code == 0
+    return records(run)
+
+
+@pytest.mark.parametrize("name", MISBEHAVIOURS)
+def test_a_server_that_misbehaves_once_in_a_while(name, undisturbed, tmp_path, fault):
+    """Every seventh request: tried again, or counted as a judgment that failed. The run ends either way."""
+    lock = threading.Lock()
+
+    def answer(handler: Handler) -> None:
+        with lock:
+            handler.server.turn = getattr(handler.server, "turn", 0) + 1
+            bad = handler.server.turn % 7 == 0
+        (MISBEHAVIOURS[name] if bad else behave)(handler)
+
+    with bad_server(answer) as server:
+        command = judged_by(server, tmp_path / "run")
+        assert command.code == 0, command.text
+    check_quiet(command, tmp_path / "run")
+    lines = records(tmp_path / "run")
+    failed = sum(n for line in lines for part in ("prompt_outcomes", "response_outcomes")
+                 for outcome, n in line["game"][part].items() if outcome.startswith("bad_"))  # fmt: skip
+    assert (lines == undisturbed) == (failed == 0)
+    fault("servers", "misbehave at every seventh request", "tried again" if failed == 0 else "counted as not judged")
+
+
+def test_a_server_that_dies_and_comes_back(undisturbed, tmp_path, fault, times):
+    """An outage costs time, not data."""
+    for dead_for in (3, 6, 12)[: times(1, 3)]:
+        run = tmp_path / str(dead_for)
+        with bad_server(behave) as server:
+            port = server.server_port
+            command = judged_by(server, run, "steps=4")
+            while not (run / "metrics.jsonl").exists():
+                assert command.process.is_alive(), command.text
+                time.sleep(0.01)
+        time.sleep(dead_for)
+        with bad_server(behave, port=port):
+            assert command.code == 0, command.text
+        assert records(run) == undisturbed
+        fault("servers", "die during a run and come back", "the run waited and ended bit-identical")
