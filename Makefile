@@ -3,6 +3,7 @@
 # make check   lint, types and the fast tests, in under two minutes
 # make test    all of it: lint, types, the documentation, sanitizers, the whole test suite
 # make sanitize  the C++ operators under AddressSanitizer and UndefinedBehaviorSanitizer
+# make faults  what can go wrong, made to go wrong: under half an hour; it writes docs/faults.md
 # make docs    the documentation as a site, in build/docs
 # make setup   everything that the commands above install, and nothing else
 # Each sets up .venv first; after that it starts at once. ARGS="steps=20 …" goes to the command.
@@ -16,7 +17,7 @@ C_SOURCES := $(wildcard csrc/*.cpp csrc/*.h tests/kernels/*.cpp)
 FAST := -m "not slow" -k "not triton and not smollm2" $(addprefix --ignore=tests/, runs faults trainer/commands \
 	trainer/measure/test_evaluation.py trainer/measure/test_payoff.py trainer/measure/test_resources.py)
 
-.PHONY: play arena setup check test sanitize lint format types docs clean
+.PHONY: play arena setup check test faults sanitize lint format types docs clean
 
 play: .venv/play
 	$(BIN)/torchrun trainer/main.py --config trainer/configs/demo.yaml $(ARGS)
@@ -31,6 +32,9 @@ check: lint types
 
 test: lint types docs sanitize
 	$(BIN)/pytest $(ARGS)
+
+faults: .venv/test
+	$(BIN)/pytest tests/faults --faults $(ARGS)
 
 # Built into a package of its own, with links to the Python files, which comes first on the path. Without AMX, its
 # products of tiles are made in plain C++ (tests/kernels/tiles.cpp), so that what surrounds them is checked everywhere.

@@ -25,6 +25,8 @@ from advgame.trainer.commands.main import main
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["advgame.trainer.run.train", "matplotlib.backends.backend_agg", "openai"])
 
+STARTED: list[BaseProcess] = []
+
 DOING = {
     Stage.LOAD: "loading",
     Stage.ATTACK: "sampling",
@@ -76,10 +78,20 @@ class Command:
 def start(*arguments: str, log: Path, watched: bool = False, **environment: str) -> Command:
     """`advgame …`, with variables beside those of this process."""
     told, tell = Pipe(duplex=False)
-    process = SERVER.Process(target=_run, args=(arguments, log, tell if watched else None, os.environ | environment))
+    handed = (arguments, log, tell if watched else None, os.environ | environment)
+    process = SERVER.Process(target=_run, args=handed, daemon=True)
     process.start()
     tell.close()
+    STARTED.append(process)
     return Command(process, log, told)
+
+
+def end_all() -> None:
+    """Kills what was started and still runs."""
+    while STARTED:
+        process = STARTED.pop()
+        process.kill()
+        process.join()
 
 
 def start_ranks(processes: int, *arguments: str, log: Path, watched: bool = False) -> list[Command]:
