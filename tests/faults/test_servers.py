@@ -12,8 +12,16 @@ from helpers import records
 
 pytestmark = pytest.mark.timeout(180)
 
-SETTINGS = ("--config", "tiny", "steps=4", "steps_per_batch=1", "judge.server.timeout=2")
-LISTING = [name for name in MISBEHAVIOURS if not name.startswith(("an answer that", "a verdict", "a choice"))]
+SETTINGS = (
+    "--config", "tiny", "steps=4", "steps_per_batch=1", "batch_size=4", "judge.server.timeout=2",
+    "judge.server.patience=0.03",
+)  # fmt: skip
+NO_VERDICT = ("an answer that is empty", "an answer that is cut off", "an answer that is no verdict",
+              "a verdict of 100,000 spaces")  # fmt: skip
+"""Texts like any other: judges may say what they like."""
+BROKEN = [name for name in MISBEHAVIOURS if name not in NO_VERDICT]
+LISTING = [name for name in BROKEN if not name.startswith(("an answer that", "a choice"))]
+REFUSED_OR_AWAY = (2, 75)
 
 
 def judged_by(server: BadServer, run: Path, *settings: str) -> Command:
@@ -28,29 +36,30 @@ def check_quiet(command: Command, run: Path) -> None:
     assert not any(KEY.encode() in content for content in [command.text.encode(), *written])
 
 
-@pytest.mark.parametrize("name", MISBEHAVIOURS)
-def test_a_server_that_misbehaves_is_refused_before_any_work(name, tmp_path, fault):
+@pytest.mark.parametrize("listing", [False, True], ids=["answers", "models"])
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_server_that_misbehaves_is_refused_before_any_work(name, listing, tmp_path, fault):
     began = time.monotonic()
-    with bad_server(MISBEHAVIOURS[name]) as server:
+    with bad_server(MISBEHAVIOURS[name], listing) as server:
         command = judged_by(server, tmp_path / "run")
-        assert command.code == 2, command.text
+        assert command.code in REFUSED_OR_AWAY, command.text
     check_quiet(command, tmp_path / "run")
     assert len(command.errors) == 1 and "judge.server" in command.errors[0], command.text
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     assert time.monotonic() - began < 60
-    fault("servers", "misbehave from the start", REFUSED)
+    fault("servers", f"misbehave when asked for {'their models' if listing else 'a judgment'}, from the start", REFUSED)
 
 
-@pytest.mark.parametrize("name", LISTING)
-def test_a_list_of_models_that_misbehaves(name, tmp_path, fault):
-    began = time.monotonic()
-    with bad_server(MISBEHAVIOURS[name], listing=True) as server:
-        command = judged_by(server, tmp_path / "run")
-        assert command.code == 2, command.text
+@pytest.mark.parametrize("name", NO_VERDICT)
+def test_a_judge_without_a_verdict(name, tmp_path, fault):
+    """Nothing was measured, so there is no figure."""
+    with bad_server(MISBEHAVIOURS[name]) as server:
+        command = judged_by(server, tmp_path / "run", "steps=30")
+        assert command.code == 0, command.text
     check_quiet(command, tmp_path / "run")
-    assert len(command.errors) == 1 and "judge.server" in command.errors[0], command.text
-    assert time.monotonic() - began < 60
-    fault("servers", "misbehave when asked for their models", REFUSED)
+    assert "attack success 0%" not in command.text and "alarm" in command.text, command.text
+    assert all(line["game"]["attack_success"] is None for line in records(tmp_path / "run"))
+    fault("servers", "never give a verdict", "no figure is given, an alarm names the judge")
 
 
 @pytest.fixture(scope="module")
