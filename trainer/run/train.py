@@ -85,13 +85,9 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
                 seeds = deal(plan.seeds, batch, config.batch_size, config.seed)
                 games = play(match, seeds, (config.seed, batch), clock)
             share = part(games, index, config.steps_per_batch)
-            record: dict = {"step": step + 1, "batch": batch, "game": game_metrics(share, config.judge.success_score)}
             lessons = {learner.name: items(learner, share) for learner in learners}
-            for learner, stage in zip(learners, (Stage.ATTACKER_LEARNS, Stage.DEFENDER_LEARNS), strict=True):
-                with clock(stage):
-                    limit = loss_limit(latest[learner.name], learner.config.optimizer.max_loss_ratio)
-                    its_turn = learner.name in turn(config, step)
-                    record[learner.name] = learn(learner, lessons[learner.name], step, its_turn, limit)
+            record: dict = {"step": step + 1, "batch": batch, "game": game_metrics(share, config.judge.success_score)}
+            record |= study(learners, lessons, latest, step, config, clock)
             latest, idle = watch(record, lessons, share, latest, config.alarms)
             record["timing"] = timing(time.perf_counter() - began, clock, games if index == 0 else [])
             saver.finish(record, share, games if index + 1 < config.steps_per_batch else [], lessons)
@@ -129,6 +125,23 @@ def part(games: list[Game], index: int, steps_per_batch: int) -> list[Game]:
     """The games of a batch that its step number `index` trains on."""
     size = len(games) // steps_per_batch
     return games[index * size : (index + 1) * size]
+
+
+def study(
+    learners: list[Learner],
+    lessons: dict[str, Sequence[Item]],
+    latest: dict[str, Lately],
+    step: int,
+    config: Config,
+    clock: Clock,
+) -> dict:
+    """Each player whose turn it is learns its lesson. Returns the players' parts of the step's record."""
+    learnt = {}
+    for learner, stage in zip(learners, (Stage.ATTACKER_LEARNS, Stage.DEFENDER_LEARNS), strict=True):
+        name, limit = learner.name, loss_limit(latest[learner.name], learner.config.optimizer.max_loss_ratio)
+        with clock(stage):
+            learnt[name] = learn(learner, lessons[name], step, name in turn(config, step), limit)
+    return learnt
 
 
 def watch(
