@@ -160,7 +160,7 @@ def _config_files(options: argparse.Namespace) -> list[str]:
     if options.config:
         return options.config
     checkpoint = to_path(options.attacker).resolve().parent
-    if (checkpoint / MANIFEST).is_file():
+    if any((checkpoint / name).exists() for name in (MANIFEST, CONFIG)):
         if problem := damage(checkpoint, CONFIG):
             raise ConfigError(f"--attacker {options.attacker}: {problem}")
         return [str(checkpoint / CONFIG)]

@@ -75,7 +75,7 @@ def check_model(source: str, setting: str) -> None:
     try:
         with _loading(source):
             folder = resolve_model(source)
-            in_checkpoint = (folder.parent / MANIFEST).is_file()
+            in_checkpoint = (folder.parent / MANIFEST).exists()
             if in_checkpoint and (problem := damage(folder.parent, folder.name)):
                 raise ConfigError(f"model {source}: {problem}")
             _load_tokenizer(source, folder)
