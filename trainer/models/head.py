@@ -28,10 +28,15 @@ def head(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Head:
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel, source: str) -> None:
-    """The losses apply the head to the last hidden state. Raises ConfigError if the model does more than that."""
+    """The losses apply the head to the last hidden state. Raises ConfigError if the model does more than that.
+
+    Also raised for weights that give no finite log-probs.
+    """
     ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
     logits = model(input_ids=ids).logits[0, :-1].float()
     expected = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+    if not expected.isfinite().all():
+        raise ConfigError(f"model {source}: its log-probs are not finite, so its weights are broken; use another")
     hidden = model.base_model(input_ids=ids).last_hidden_state[0, :-1]
     actual = linear_logprobs(hidden, targets=ids[0, 1:], **head(model))
     if not torch.allclose(actual, expected, rtol=1e-3, atol=1e-2 if model.dtype != torch.float32 else 1e-3):

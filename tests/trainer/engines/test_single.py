@@ -1,5 +1,6 @@
 """The engine of a single process, which also runs on several: AdamW, clipping, and the state that is saved."""
 
+import math
 import subprocess
 import sys
 
@@ -68,6 +69,29 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_untouched(scale):
     assert not torch.tensor(engine.step(0.1)).isfinite()
     assert all(torch.equal(before[name], parameter) for name, parameter in parameters.items())
     assert engine.state() == {}
+
+
+@pytest.mark.parametrize("size", [1e18, 5e18, 2e19, 1e30])
+def test_moments_never_overflow(size):
+    """Where the square of a gradient would overflow in them, its norm does, and no step is taken."""
+    parameters = make_parameters()
+    engine = make_engine(parameters)
+    engine.backward(size * parameters["layer.weight"].sum())
+    assert math.isfinite(engine.step(0.1)) == (size < 1e19)
+    assert (engine.state() == {}) == (size > 1e19)
+    assert all(value.isfinite().all() for value in [*engine.state().values(), *parameters.values()])
+
+
+def test_dropped_gradients_leave_nothing_behind():
+    actual, expected = make_parameters(), make_parameters()
+    engine, other = make_engine(actual), make_engine(expected)
+    engine.backward(loss_of(actual))
+    norm = engine.drop()
+    assert engine.state() == {} and all(parameter.grad is None for parameter in actual.values())
+    for each, parameters in ((engine, actual), (other, expected)):
+        each.backward(loss_of(parameters))
+        assert each.step(0.1) == norm
+    assert all(torch.equal(actual[name], expected[name]) for name in actual)
 
 
 def test_weights_and_shards_are_the_parameters():

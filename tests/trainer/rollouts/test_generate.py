@@ -108,3 +108,12 @@ def test_a_load_that_is_incomplete_or_does_not_fit_is_refused(policy):
     for wrong in ({name: weights[name][:-1]}, {"unknown": weights[name]}):
         with pytest.raises(ValueError, match=rf"defender: cannot load {next(iter(wrong))} \["):
             sampler.load(wrong.items(), version=1)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_broken_weights_are_named_and_nothing_is_sampled(policy, value):
+    broken = Policy(copy.deepcopy(policy.model), policy.tokenizer)
+    with torch.no_grad():
+        broken.model.model.norm.weight.fill_(value)
+    with pytest.raises(FloatingPointError, match="the player cannot be sampled, its weights are broken: logits"):
+        sample(broken, requests(), config())
