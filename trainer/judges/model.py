@@ -16,13 +16,16 @@ from advgame.trainer.settings.schema import SamplingConfig
 
 
 def judge_with(sampler: Sampler, sampling: SamplingConfig, prompts: Prompts, draws: Key) -> Judge:
-    """A judge that asks `sampler`; the random numbers of an answer depend on `draws` and the request's text alone."""
+    """A judge that asks `sampler`; the random numbers of an answer depend on `draws` and the request's text alone.
+
+    An answer that is cut off has no verdict: what reads like one may be a part of the judge's reasoning.
+    """
 
     def judge(requests: list[JudgeRequest]) -> list[Scores]:
         texts = [prompts.judge(r.rubric, r.category, r.query, r.candidates) for r in requests]
         answers = sampler.sample([Request(text, (*draws, "judge", text)) for text in texts], sampling)
         return [
-            read_verdict(request, answer.text if answer else "")
+            read_verdict(request, answer.text if answer and answer.finished else "")
             for request, answer in zip(requests, answers, strict=True)
         ]
 
