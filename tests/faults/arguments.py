@@ -86,7 +86,7 @@ def answer(function, arguments: dict, backend: str) -> str | list[torch.Tensor]:
             values += [g for g in torch.autograd.grad(values[0].sum(), wanted, allow_unused=True) if g is not None]
         return [value.detach() for value in values]
     except ValueError as error:
-        return str(error).partition(":")[0]
+        return str(error).partition(":")[0].partition("=")[0]
 
 
 def try_arguments(tell: Connection, log: Path, seed: int, examples: int) -> None:
@@ -105,6 +105,8 @@ def try_arguments(tell: Connection, log: Path, seed: int, examples: int) -> None
             with log.open("a") as out:
                 out.write(f"{function.__name__} {name} {how} {odd}\n")
         one, two = (answer(function, arguments, backend) for backend in BACKENDS)
+        if "backend" in (one, two):  # float64 is for one of them
+            return
         assert isinstance(one, str) == isinstance(two, str), f"only one of them refuses: {one if isinstance(one, str) else two}"
         if isinstance(one, str):
             refused += 1

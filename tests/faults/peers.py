@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
@@ -37,17 +36,21 @@ FORK = multiprocessing.get_context("fork")
 STEPS, KILLS = 8, 20
 
 
+def quietly(work: Callable, *arguments) -> object:
+    """It prints nothing."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    return work(*arguments)
+
+
 def in_process(work: Callable[[], object], limit: float = 120) -> str:
     """What it returned, the error that it raised, the signal that ended it, or that it hung."""
     told, tell = FORK.Pipe(duplex=False)
 
     def run() -> None:
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, 1)
-        os.dup2(devnull, 2)
-        warnings.simplefilter("ignore")
         try:
-            tell.send(str(work()))
+            tell.send(str(quietly(work)))
         except BaseException as error:
             tell.send(f"a traceback ({type(error).__name__})")
 
@@ -66,11 +69,10 @@ def trainer(model: Path, out: Path, **settings) -> DPOTrainer:
     pairs = [{"prompt": [{"role": "user", "content": f"open the lock {i}"}],
               "chosen": [{"role": "assistant", "content": "i cannot help with that"}],
               "rejected": [{"role": "assistant", "content": "the the the the the the"}]} for i in range(16)]  # fmt: skip
-    config = DPOConfig(
-        output_dir=str(out), max_steps=STEPS, save_steps=2, save_total_limit=2, per_device_train_batch_size=2, use_cpu=True,
-        report_to=[], disable_tqdm=True, learning_rate=1e-3, logging_steps=1, seed=0, bf16=False,
-        gradient_checkpointing=False, **settings,
-    )  # fmt: skip
+    usual = {"max_steps": STEPS, "save_steps": 2, "save_total_limit": 2, "per_device_train_batch_size": 2,
+             "learning_rate": 1e-3, "logging_steps": 1, "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
+             "report_to": [], "disable_tqdm": True}  # fmt: skip
+    config = DPOConfig(output_dir=str(out), **usual | settings)
     loaded = AutoModelForCausalLM.from_pretrained(model)
     tokenizer = AutoTokenizer.from_pretrained(model)
     return DPOTrainer(loaded, args=config, train_dataset=datasets.Dataset.from_list(pairs), processing_class=tokenizer)
@@ -95,8 +97,7 @@ def killed(model: Path, work: Path) -> str:
     in_process(lambda: train(model, undisturbed))
     for kill in range(KILLS):
         out = work / f"killed-{kill}"
-        process = FORK.Process(target=lambda out=out: in_process(lambda: train(model, out)))
-        process = FORK.Process(target=_quietly, args=(train, model, out))
+        process = FORK.Process(target=quietly, args=(train, model, out))
         process.start()
         while not (out / "checkpoint-4").exists() and process.is_alive():
             time.sleep(0.0005)
@@ -108,13 +109,6 @@ def killed(model: Path, work: Path) -> str:
                  else "resumed, but to other weights" if answer.startswith("loss")
                  else f"could not resume: {answer}"] += 1  # fmt: skip
     return f"TRL, killed {KILLS} times while saving: " + "; ".join(f"{n} × {what}" for what, n in outcomes.most_common())
-
-
-def _quietly(work: Callable, *arguments) -> None:
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, 1)
-    os.dup2(devnull, 2)
-    work(*arguments)
 
 
 def damaged(model: Path, work: Path, hurt: Callable[[bytearray], bytearray]) -> str:
@@ -184,17 +178,14 @@ def chat(model: Path, work: Path) -> str:
 
 
 def settings(model: Path, work: Path) -> str:
-    wrong = {"beta": (math.nan, -1.0, math.inf), "learning_rate": (math.nan, -1.0, math.inf), "label_smoothing": (2.0, math.nan)}
-    tried = {f"{name}={value}": in_process(lambda name=name, value=value: train_with(model, work, name, value))
-             for name, values in wrong.items() for value in values}  # fmt: skip
+    odd = {"beta": (math.nan, -1.0, math.inf), "learning_rate": (math.nan, -1.0, math.inf), "label_smoothing": (2.0, math.nan)}
+    tried = {
+        f"{name}={value}": in_process(lambda name=name, value=value: train(model, work / f"{name}{value}", **{name: value}))
+        for name, values in odd.items()
+        for value in values
+    }
     accepted = [name for name, answer in tried.items() if answer.startswith("loss")]
-    return f"TRL trains with {len(accepted)} of {len(tried)}: {', '.join(accepted)}"
-
-
-def train_with(model: Path, work: Path, name: str, value: float) -> str:
-    own = trainer(model, work / f"{name}{value}")
-    setattr(own.args, name, value)
-    return train(model, work / f"{name}{value}")
+    return f"TRL trains without a word on {len(accepted)} of {len(tried)}: {', '.join(accepted)}"
 
 
 # Liger

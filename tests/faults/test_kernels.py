@@ -28,7 +28,7 @@ def test_any_arguments(tmp_path, fault, times, seed):
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 def test_uniforms_that_are_none(uniform, backend, top_p, fault):
     with pytest.raises(ValueError, match="uniforms"):
-        sample_top_p(torch.randn(3, 50), torch.tensor([0.5, uniform, 0.5]).double(), top_p=top_p, backend=backend)
+        sample_top_p(torch.randn(3, 50), torch.tensor([0.5, uniform, 0.5], dtype=torch.float64), top_p=top_p, backend=backend)
     fault("numbers", "uniform numbers that are none", "refused by a ValueError")
 
 

@@ -110,12 +110,12 @@ WRONG = {
     "a chat template that runs a command": chat("{{ cycler.__init__.__globals__.os.system('touch ran') }}"),
     "a chat template of another language": chat("{{ messages | tojson | shout }}"),
     "a chat template without end": chat("{% for i in range(10 ** 12) %}x{% endfor %}{{ messages[0].content }}"),
+    "an end that the vocabulary lacks": tokenizer(eos_token="<nowhere>"),
     "a tokenizer with code of its own": tokenizer(auto_map={"AutoTokenizer": ["code.Tokenizer", None]}, tokenizer_class="Own"),
 }  # fmt: skip
 FINE_MODELS = {
     "no padding token": tokenizer(pad_token=None),
     "no generation config": lambda folder: (folder / "generation_config.json").unlink(),
-    "an end that the vocabulary lacks": tokenizer(eos_token="<nowhere>"),
     "a tokenizer of an unknown class": tokenizer(tokenizer_class="NothingTokenizer"),
 }
 
@@ -149,6 +149,7 @@ def test_models_that_are_fine(name, whole, tmp_path, capsys, fault):
     fault("input", "model folders", FINE)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("file", FILES)
 def test_models_with_a_damaged_file(file, whole, tmp_path, capsys, fault, times, seed):
     """Cut anywhere, or overwritten in places. What then plays is no longer the same model, but a model."""

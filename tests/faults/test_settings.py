@@ -19,7 +19,7 @@ WRONG = [
     *(f"defender.loss.nll_weight={value}" for value in ("-1", "nan", "inf", ".inf", "-.1")),
     *(f"attacker.optimizer.lr={value}" for value in ("-1", "nan", "inf", "null", "1e999")),
     *(f"attacker.optimizer.betas={value}" for value in ("[]", "[0.9]", "[0.9,1.0]", "[-1,0.9]", "[nan,0.9]", "0.9",
-                                                         "[[0.9,0.95]]", "[0.9,0.95,0.99]", "[null,0.9]", "{a: 1}")),
+                                                         "[[0.9,0.95]]", "[0.9,0.95,0.99]", "[null,0.9]", "{a:1}")),
     *(f"defender.sampling.temperature={value}" for value in ("-1", "nan", "inf", "11", "hot", "[1]")),
     *(f"defender.sampling.top_p={value}" for value in ("0", "1.1", "nan", "-0.5", "1e-9")),
     *(f"attacker.sampling.max_new_tokens={value}" for value in ("0", "-1", "99999", "1e30", "1.5")),
@@ -31,8 +31,8 @@ WRONG = [
     *(f"seeds.files={value}" for value in ("[]", "[nowhere.jsonl]", "nowhere.jsonl", "[[tiny.jsonl]]", "null", "{}",
                                             f"[{LONG}.jsonl]", "[/]", "['']", "[tiny.jsonl,[tiny.jsonl]]")),
     *(f"attacker.model={value}" for value in ("nowhere", "''", "null", "/", "/dev/null", "[tiny]", LONG, "../..", "tiny.gguf")),
-    *(f"templates={value}" for value in ("nowhere", "/", "''", "[small]", LONG, "/dev/null")),
-    *(f"output_dir={value}" for value in ("/dev/null/x", "/proc/x", "/dev/null", LONG, "null", "[runs]", "''")),
+    *(f"templates={value}" for value in ("nowhere", "/", "[small]", LONG, "/dev/null")),
+    *(f"output_dir={value}" for value in ("/dev/null/x", "/proc/x", "/dev/null", LONG, "null", "[runs]")),
     *(f"eval.seeds={value} eval.every=1" for value in ("[[tiny.jsonl]]", "[nowhere]", "null")),
     *(f"judge.success_score={value}" for value in ("11", "-1", "nan", "five")),
     *(f"checkpoint.every={value}" for value in ("0", "-1", "nan", "null")),
@@ -41,11 +41,14 @@ WRONG = [
     "attacker=3", "attacker=[1]", "attacker=null", "judge=rules", "seeds=[tiny.jsonl]", "checkpoint=[]",
     "atacker.format=any_prompt", "attacker.fromat=any_prompt", "nothing=1", "steps.x=1", "attacker..model=tiny",
     "attacker.train=maybe", "attacker.train=[]",
-    "output_dir=${oc.env:HOME}", "output_dir=${nowhere}", "output_dir=${", "attacker.model=${oc.env:SECRET,x}",
-    "defender.instruction=${oc.env:HOME}", "output_dir=${.output_dir}",
+    "attacker.model=${oc.env:SECRET,x}",
     "judge.model=tiny", "judge.noise=1", "judge.server.model=gpt",
     "eval.every=1", "eval.every=-1",
 ]  # fmt: skip
+
+PLAIN = ["defender.instruction=${oc.env:SECRET}", "defender.instruction=${steps}", "defender.instruction=${",
+         "defender.instruction=\\${x}", "output_dir=${oc.env:SECRET}", "output_dir=~/${nowhere}"]  # fmt: skip
+"""Text that other tools would put something else in the place of."""
 
 ODD = ["nan", "inf", "-inf", "1e400", "-1", "0", "[]", "{}", "null", "''", "[[1]]", "[null]", "true", "x", "${x}", "0x10"]
 SCALARS = [name for name, field, value in fields(Config()) if name not in ("steps", "output_dir")]
@@ -77,6 +80,15 @@ def test_a_wrong_setting_is_refused_by_name(setting, tmp_path, capsys, fault):
     fault("input", "settings", REFUSED)
 
 
+@pytest.mark.parametrize("setting", PLAIN)
+def test_text_is_taken_as_it_is_written(setting, tmp_path, capsys, fault):
+    assert play(capsys, tmp_path / "run", setting) is None
+    (stored,) = tmp_path.rglob("config.yaml")
+    assert "hunter2" not in stored.read_text() and setting.partition("=")[2].removeprefix("~/") in stored.read_text()
+    fault("input", "settings", "taken as it is written")
+
+
+@pytest.mark.timeout(600)
 def test_any_setting_with_any_odd_value(tmp_path, capsys, fault, times, seed):
     folders = iter(range(10**6))
 
