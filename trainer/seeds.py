@@ -101,7 +101,7 @@ def _read_file(path: Path) -> list[Seed]:
             raise ConfigError(f"{path}:{number}: `prompt` must be a string that is not empty")
         if category not in CATEGORIES:
             raise ConfigError(f"{path}:{number}: `category` is {category!r:.60}, must be harmful or benign")
-        if any("\ud800" <= c <= "\udfff" for text in (prompt, *fields.values()) for c in text):
+        if any("\ud800" <= c <= "\udfff" for text in (prompt, *fields, *fields.values()) for c in text):
             raise ConfigError(f"{path}:{number}: half a surrogate pair (\\ud800 to \\udfff) is not a character")
         seeds.append(Seed(prompt, category, fields))
     return seeds

@@ -103,6 +103,8 @@ def _literal(value: Any) -> Any:
 
 def _merge(config: Any, settings: dict, origin: str) -> Any:
     update: Any = None
+    defaults = cast(type[Config], OmegaConf.get_type(config))()
+    _check_forms(settings, defaults, origin)
     try:
         update = OmegaConf.create(_literal(settings))
         if missing := OmegaConf.missing_keys(update):
@@ -111,12 +113,27 @@ def _merge(config: Any, settings: dict, origin: str) -> Any:
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or ""
         message = ": ".join(filter(None, (origin, name, _first_line(error))))
-        if close := _closest(name, update, cast(type[Config], OmegaConf.get_type(config))()):
+        if close := _closest(name, update, defaults):
             message = f"{message.split('. Did you mean')[0]}; did you mean {close}?"
         raise ConfigError(message) from error
-    except (TypeError, OverflowError) as error:  # a list in the place of a section, a number that no float can be
+    except (TypeError, OverflowError) as error:  # a number that no float can be
         given = one_line(settings)[:80]
         raise ConfigError(f"{origin}: {given!r} is not of the form of the settings; see --print-config") from error
+
+
+def _check_forms(settings: dict, defaults: Any, origin: str, section: str = "") -> None:
+    """Raises ConfigError for a value in the place of a section, of a list or of a mapping."""
+    for key, value in settings.items():
+        default, name = getattr(defaults, str(key), None), f"{section}{key}"
+        if dataclasses.is_dataclass(default):
+            if not isinstance(value, dict):
+                example = f"{name}.{dataclasses.fields(default)[0].name}"
+                raise ConfigError(f"{origin}: {name}={value!s:.80}: is a section; set what is in it, as in {example}")
+            _check_forms(value, default, origin, f"{name}.")
+        elif isinstance(default, list) and not isinstance(value, list):
+            raise ConfigError(f"{origin}: {name}={value!s:.80}: expected a list, as in [a, b]")
+        elif isinstance(default, dict) and not isinstance(value, dict):
+            raise ConfigError(f"{origin}: {name}={value!s:.80}: expected a mapping, as in {{name: value}}")
 
 
 def _closest(name: str, update: Any, defaults: Config) -> str | None:
