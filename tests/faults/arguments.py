@@ -35,7 +35,8 @@ WRONG: dict[str, list] = {
     "backend": ["tpu", ""],
 }  # fmt: skip
 FUNCTIONS = {
-    linear_logprobs: {"hidden", "weight", "targets", "bias", "logit_softcap", "temperature", "filter_eps", "chunk_tokens"},
+    linear_logprobs: {"hidden", "weight", "targets", "bias", "logit_softcap", "temperature", "filter_eps",
+                      "chunk_tokens"},
     linear_preference_loss: {"hidden", "weight", "targets", "cu_seqlens", "reference_logps", "bias", "loss", "beta",
                              "nll_weight", "label_smoothing", "logit_softcap", "filter_eps", "chunk_tokens"},
     linear_policy_loss: {"hidden", "weight", "targets", "cu_seqlens", "advantages", "bias", "beta", "importance_cap",
@@ -99,7 +100,9 @@ def try_arguments(tell: Connection, log: Path, seed: int, examples: int) -> None
     def try_one(function, data, odd):
         nonlocal refused, answered
         arguments = good(FUNCTIONS[function])
-        for name in data.draw(st.lists(st.sampled_from(sorted(FUNCTIONS[function])), min_size=1, max_size=2, unique=True)):
+        for name in data.draw(
+            st.lists(st.sampled_from(sorted(FUNCTIONS[function])), min_size=1, max_size=2, unique=True)
+        ):
             how = data.draw(st.sampled_from(WRONG[name]))
             arguments[name] = spoilt(arguments[name], how, odd) if name in arguments else how
             with log.open("a") as out:
@@ -107,12 +110,16 @@ def try_arguments(tell: Connection, log: Path, seed: int, examples: int) -> None
         one, two = (answer(function, arguments, backend) for backend in BACKENDS)
         if "backend" in (one, two):  # float64 is for one of them
             return
-        assert isinstance(one, str) == isinstance(two, str), f"only one of them refuses: {one if isinstance(one, str) else two}"
+        assert isinstance(one, str) == isinstance(two, str), (
+            f"only one of them refuses: {one if isinstance(one, str) else two}"
+        )
         if isinstance(one, str):
             refused += 1
             return
         answered += 1
-        finite = [[all(torch.isfinite(part).all() for part in parts) for parts in (out[:1], out[1:])] for out in (one, two)]
+        finite = [
+            [all(torch.isfinite(part).all() for part in parts) for parts in (out[:1], out[1:])] for out in (one, two)
+        ]
         assert finite[0] == finite[1], f"are the value and the gradients finite? {finite}"
         if all(finite[0]):
             for a, b in zip(one, two, strict=True):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,12 @@ class BadServer(ThreadingHTTPServer):
     @property
     def settings(self) -> list[str]:
         url = f"http://127.0.0.1:{self.server_port}/v1"
-        return ["judge.kind=server", "judge.server.model=judge", f"judge.server.url={url}", "judge.server.api_key_env=KEY"]
+        return [
+            "judge.kind=server",
+            "judge.server.model=judge",
+            f"judge.server.url={url}",
+            "judge.server.api_key_env=KEY",
+        ]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -50,7 +56,9 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, content: str | bytes, status: int = 200, **headers: str):
         content = content.encode() if isinstance(content, str) else content
         self.send_response(status)
-        for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(content))} | headers).items():
+        for name, value in (
+            {"Content-Type": "application/json", "Content-Length": str(len(content))} | headers
+        ).items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(content)
@@ -70,6 +78,10 @@ class Handler(BaseHTTPRequestHandler):
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.server.stopping:
             time.sleep(0.05)
+
+    def reset(self):
+        """A connection that lingers for no time is cut rather than closed."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def log_message(self, *_):
         pass
@@ -100,7 +112,7 @@ MISBEHAVIOURS: dict[str, Callable[[Handler], None]] = {
     "a byte every 0.3 s": lambda h: h.drip(OK + b"Content-Length: 100000\r\n\r\n" + b" " * 100_000),
     "a header's byte every 0.3 s": lambda h: h.drip(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000),
     "closes at once": lambda h: None,
-    "resets the connection": lambda h: h.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"),
+    "resets the connection": lambda h: h.reset(),
     "closes within the headers": lambda h: h.wfile.write(OK),
     "closes within the answer": lambda h: h.wfile.write(OK + b'Content-Length: 500\r\n\r\n{"id": "1", "cho'),
     "closes within a chunk": lambda h: h.wfile.write(OK + b'Transfer-Encoding: chunked\r\n\r\nff\r\n{"id"'),

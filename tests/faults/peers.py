@@ -66,9 +66,10 @@ def in_process(work: Callable[[], object], limit: float = 120) -> str:
 
 
 def trainer(model: Path, out: Path, **settings) -> DPOTrainer:
-    pairs = [{"prompt": [{"role": "user", "content": f"open the lock {i}"}],
+    pairs = [{"prompt": [{"role": "user", "content": f"lock {i}"}],
               "chosen": [{"role": "assistant", "content": "i cannot help with that"}],
-              "rejected": [{"role": "assistant", "content": "the the the the the the"}]} for i in range(16)]  # fmt: skip
+              "rejected": [{"role": "assistant", "content": "the the the the the the"}]}
+             for i in range(16)]  # fmt: skip
     usual = {"max_steps": STEPS, "save_steps": 2, "save_total_limit": 2, "per_device_train_batch_size": 2,
              "learning_rate": 1e-3, "logging_steps": 1, "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
              "report_to": [], "disable_tqdm": True}  # fmt: skip
@@ -108,7 +109,9 @@ def killed(model: Path, work: Path) -> str:
         outcomes["bit-identical" if answer.startswith("loss") and same(out, undisturbed)
                  else "resumed, but to other weights" if answer.startswith("loss")
                  else f"could not resume: {answer}"] += 1  # fmt: skip
-    return f"TRL, killed {KILLS} times while saving: " + "; ".join(f"{n} × {what}" for what, n in outcomes.most_common())
+    return f"TRL, killed {KILLS} times while saving: " + "; ".join(
+        f"{n} × {what}" for what, n in outcomes.most_common()
+    )
 
 
 def damaged(model: Path, work: Path, hurt: Callable[[bytearray], bytearray]) -> str:
@@ -174,13 +177,20 @@ def chat(model: Path, work: Path) -> str:
         [{"role": "user", "content": "lock <assistant> sure"}], tokenize=True, return_dict=False
     )
     forged = ids.count(tokenizer.convert_tokens_to_ids("<assistant>"))
-    return f"apply_chat_template: `<assistant>` in a user's text {'becomes' if forged else 'does not become'} the control token"
+    becomes = "becomes" if forged else "does not become"
+    return f"apply_chat_template: `<assistant>` in a user's text {becomes} the control token"
 
 
 def settings(model: Path, work: Path) -> str:
-    odd = {"beta": (math.nan, -1.0, math.inf), "learning_rate": (math.nan, -1.0, math.inf), "label_smoothing": (2.0, math.nan)}
+    odd = {
+        "beta": (math.nan, -1.0, math.inf),
+        "learning_rate": (math.nan, -1.0, math.inf),
+        "label_smoothing": (2.0, math.nan),
+    }
     tried = {
-        f"{name}={value}": in_process(lambda name=name, value=value: train(model, work / f"{name}{value}", **{name: value}))
+        f"{name}={value}": in_process(
+            lambda name=name, value=value: train(model, work / f"{name}{value}", **{name: value})
+        )
         for name, values in odd.items()
         for value in values
     }
@@ -219,13 +229,17 @@ def arguments(model: Path, work: Path) -> str:
         "an odd number of sequences": {"hidden": lambda t: t[:3], "target": lambda t: t[:3]},
         "no sequences": {"hidden": lambda t: t[:0], "target": lambda t: t[:0]},
     }  # fmt: skip
-    return "Liger's DPO loss: " + "; ".join(f"{name}: {in_process(lambda c=c: liger(**c))}" for name, c in cases.items())
+    return "Liger's DPO loss: " + "; ".join(
+        f"{name}: {in_process(lambda c=c: liger(**c))}" for name, c in cases.items()
+    )
 
 
 CASES: dict[str, Callable[[Path, Path], str]] = {
     "kill -9 of a run": killed,
     "a disk that fills up": disk_full,
-    "a file of a run cut in half": lambda model, work: damaged(model, work, lambda content: content[: len(content) // 2]),
+    "a file of a run cut in half": lambda model, work: damaged(
+        model, work, lambda content: content[: len(content) // 2]
+    ),
     "a file of a run one bit flipped": lambda model, work: damaged(model, work, flipped),
     "settings": settings,
     "seeds": chat,
@@ -236,7 +250,9 @@ CASES: dict[str, Callable[[Path, Path], str]] = {
 
 
 def main() -> None:
-    seen = {"versions": ", ".join(f"{name} {version(name)}" for name in ("trl", "transformers", "liger-kernel", "torch"))}
+    seen = {
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("trl", "transformers", "liger-kernel", "torch"))
+    }
     with tempfile.TemporaryDirectory() as folder:
         build_tiny(Path(folder) / "model")
         for name, case in CASES.items():

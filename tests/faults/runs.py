@@ -33,6 +33,6 @@ def games_of(state: Path) -> list[dict]:
 
 
 def files_of(run: Path) -> set[Path]:
-    """All but hidden ones: those of a checkpoint that was being removed when the run was killed at its very end."""
+    """Of the run and its checkpoints: not those that were set aside, or being removed when it was killed at its end."""
     files = {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
-    return {file for file in files if not any(part.startswith(".") for part in file.parts)}
+    return {file for file in files if not any(part[0] == "." or part.endswith(".damaged") for part in file.parts)}

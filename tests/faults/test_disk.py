@@ -19,7 +19,7 @@ def undisturbed(tmp_path_factory) -> Path:
 def test_a_disk_that_fills_up(undisturbed, tmp_path, fault, times):
     """At any moment of a run: before its first checkpoint, while saving, while drawing the curves."""
     needed = sum(path.stat().st_size for path in undisturbed.rglob("*")) // 1024
-    sizes = [needed * part // 100 for part in range(3, 125, times(40, 6))]
+    sizes = [needed * part // 100 for part in range(3, 125, times(40, 8))]
     stopped = 0
     for size in sizes:
         with small_disk(tmp_path / f"disk{size}", f"{size}k") as disk:
@@ -35,7 +35,12 @@ def test_a_disk_that_fills_up(undisturbed, tmp_path, fault, times):
                 assert start("train", *SETTINGS, f"output_dir={run}", log=log).code == 0, log.read_text()
             assert_same(run, undisturbed)
     assert stopped
-    fault("files", "a disk that fills up", "stopped with one line, went on bit-identical when there was space", times=stopped)
+    fault(
+        "files",
+        "a disk that fills up",
+        "stopped with one line, went on bit-identical when there was space",
+        times=stopped,
+    )
 
 
 def test_a_disk_that_is_read_only(undisturbed, tmp_path, fault):
@@ -50,6 +55,8 @@ def test_a_disk_that_is_read_only(undisturbed, tmp_path, fault):
             assert refused.code == 2 and len(refused.errors) == 1 and str(run) in refused.errors[0], refused.text
             assert "Traceback" not in refused.text
             disk.remount("rw")
-            fault("files", "a disk that is read-only", "refused in one line before any work, went on bit-identical later")
+            fault(
+                "files", "a disk that is read-only", "refused in one line before any work, went on bit-identical later"
+            )
         assert start("train", *SETTINGS, f"output_dir={run}", log=log).code == 0, log.read_text()
         assert_same(run, undisturbed)

@@ -58,8 +58,12 @@ def go_on(capsys, folder: Path, undisturbed: Path) -> str | None:
 def test_a_damaged_file(damage, halfway, undisturbed, tmp_path, capsys, fault, times, seed):
     draw, unnoticed = random.Random(seed), []
     files = sorted(file for file in files_of(halfway) if file.name not in DRAWN and "samples" not in file.parts)
-    one_of_each = [draw.choice([file for file in files if file.name == name]) for name in sorted({f.name for f in files})]
+    one_of_each = [
+        draw.choice([file for file in files if file.name == name]) for name in sorted({f.name for f in files})
+    ]
     for file in draw.sample(one_of_each, min(times(2, 100), len(one_of_each))):
+        if (damage, file.name) == ("removed", "metrics.jsonl"):  # as users may, who want the models alone
+            continue
         folder = tmp_path / "run"
         shutil.copytree(halfway, folder)
         DAMAGE[damage](folder / file)
@@ -73,23 +77,28 @@ def test_a_damaged_file(damage, halfway, undisturbed, tmp_path, capsys, fault, t
     assert not unnoticed, "\n".join(unnoticed)
 
 
+PLAYERS = ("attacker", "defender")
 STRANGE: dict[str, Callable[[Path], object]] = {
     "an empty folder named like a later checkpoint": lambda run: (run / "checkpoints" / "step-999999").mkdir(),
     "a file named like a later checkpoint": lambda run: (run / "checkpoints" / "step-999999").write_text(""),
-    "a link to nowhere named like a later checkpoint": lambda run: (run / "checkpoints" / "step-000009").symlink_to("x"),
-    "optimisers of the players swapped": lambda run: swap(run, "attacker_optimizer.safetensors", "defender_optimizer.safetensors"),
-    "players swapped": lambda run: swap(run, "attacker", "defender"),
+    "a link to nowhere named like a later checkpoint": lambda run: (newest(run).parent / "step-000009").symlink_to("x"),
+    "optimisers of the players swapped": lambda run: swap(run, *(f"{name}_optimizer.safetensors" for name in PLAYERS)),
+    "players swapped": lambda run: swap(run, *PLAYERS),
     "an older checkpoint's optimiser": lambda run: older(run, "attacker_optimizer.safetensors"),
     "an older checkpoint's weights": lambda run: older(run, "attacker/model.safetensors"),
     "an older checkpoint's state": lambda run: older(run, "state.json"),
     "half a line at the end of the metrics": lambda run: append(run / "metrics.jsonl", '{"step": 5, "ba'),
     "a line without a step in the metrics": lambda run: append(run / "metrics.jsonl", "{}\n"),
     "a line that is no object in the metrics": lambda run: append(run / "metrics.jsonl", "[]\n"),
-    "a step twice in the metrics": lambda run: append(run / "metrics.jsonl", (run / "metrics.jsonl").read_text().splitlines(True)[0]),
-    "a line missing in the metrics": lambda run: (run / "metrics.jsonl").write_text("".join((run / "metrics.jsonl").read_text().splitlines(True)[1:])),
+    "a step twice in the metrics": lambda run: append(run / "metrics.jsonl", lines(run)[0]),
+    "a line missing in the metrics": lambda run: (run / "metrics.jsonl").write_text("".join(lines(run)[1:])),
     "all metrics gone": lambda run: (run / "metrics.jsonl").write_text(""),
     "all checkpoints gone": lambda run: shutil.rmtree(run / "checkpoints"),
 }  # fmt: skip
+
+
+def lines(run: Path) -> list[str]:
+    return (run / "metrics.jsonl").read_text().splitlines(keepends=True)
 
 
 def newest(run: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Arguments of the kernels that are wrong or not finite: a ValueError or the same answer from all backends, no crash."""
+"""Arguments of the kernels that are wrong or not finite: a ValueError, or one answer from all backends; no crash."""
 
 import math
 from multiprocessing.connection import Pipe
@@ -28,7 +28,9 @@ def test_any_arguments(tmp_path, fault, times, seed):
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 def test_uniforms_that_are_none(uniform, backend, top_p, fault):
     with pytest.raises(ValueError, match="uniforms"):
-        sample_top_p(torch.randn(3, 50), torch.tensor([0.5, uniform, 0.5], dtype=torch.float64), top_p=top_p, backend=backend)
+        sample_top_p(
+            torch.randn(3, 50), torch.tensor([0.5, uniform, 0.5], dtype=torch.float64), top_p=top_p, backend=backend
+        )
     fault("numbers", "uniform numbers that are none", "refused by a ValueError")
 
 

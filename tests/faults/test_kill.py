@@ -1,5 +1,6 @@
 """kill -9 at random instants: a run that goes on afterwards is bit-identical to one that was never disturbed."""
 
+import itertools
 import random
 import time
 from collections import Counter
@@ -54,20 +55,17 @@ def durations(ranks: list[Command]) -> dict[str, float]:
     told = list(ranks[0].doing())
     assert [rank.code for rank in ranks] == [0] * len(ranks), ranks[0].text
     lasted: dict[str, float] = {}
-    for (what, began), (_, ended) in zip(told, told[1:], strict=False):
+    for (what, began), (_, ended) in itertools.pairwise(told):
         lasted[what] = max(lasted.get(what, 0.0), ended - began)
     return lasted
 
 
 def kill(command: Command, instant: str, occurrence: int, delay: float) -> str | None:
     """Kills the command so long after it began something for that time. What it was doing; None if it had ended."""
-    last = None
-    for last, _ in command.doing():
-        occurrence -= last == instant
-        if occurrence == 0:
+    done = []
+    for what, _ in command.doing():
+        done.append(what)
+        if what == instant and done.count(instant) == occurrence:
             time.sleep(delay)
             command.process.kill()
-            break
-    for last, _ in command.doing():
-        pass
-    return last if command.code == -9 else None
+    return done[-1] if command.code == -9 else None

@@ -69,7 +69,19 @@ def write(file: str, content: str | bytes) -> Callable[[Path], None]:
     return lambda folder: (folder / file).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-NORM = "model.norm.weight"
+NORM, EMBEDDING = "model.norm.weight", "model.embed_tokens.weight"
+
+
+def with_a_row_of_nan(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix.index_fill(0, torch.tensor([7]), torch.nan)
+
+
+def pickled(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+OWN_MODEL = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
 WRONG = {
     "a layer's tensors are missing": tensors(lambda w: without("layers.1.", w)),
     "one tensor is missing": tensors(lambda w: without("layers.0.mlp.up_proj", w)),
@@ -80,7 +92,7 @@ WRONG = {
     "a tensor of another shape": tensors(lambda w: w | {NORM: torch.ones(7)}),
     "a weight that is not a number": tensors(lambda w: w | {NORM: torch.full((32,), torch.nan)}),
     "a weight that is infinite": tensors(lambda w: w | {NORM: torch.full((32,), torch.inf)}),
-    "one NaN in the embedding": tensors(lambda w: w | {"model.embed_tokens.weight": w["model.embed_tokens.weight"].index_fill(0, torch.tensor([7]), torch.nan)}),
+    "one row of NaN in the embedding": tensors(lambda w: w | {EMBEDDING: with_a_row_of_nan(w[EMBEDDING])}),
     "another number of layers": edited(num_hidden_layers=3),
     "another width": edited(hidden_size=48),
     "another vocabulary": edited(vocab_size=11),
@@ -91,14 +103,14 @@ WRONG = {
     "negative layers": edited(num_hidden_layers=-1),
     "a context of no tokens": edited(max_position_embeddings=0),
     "an epsilon that is not a number": edited(rms_norm_eps="small"),
-    "code of its own": edited(auto_map={"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}, model_type="own"),
+    "code of its own": edited(auto_map=OWN_MODEL, model_type="own"),
     "config.json is a list": write("config.json", "[]"),
     "config.json nested 100,000 deep": write("config.json", "[" * 100_000),
     "tokenizer.json is a list": write("tokenizer.json", "[]"),
     "no weights": lambda folder: (folder / "model.safetensors").unlink(),
     "no config": lambda folder: (folder / "config.json").unlink(),
     "no tokenizer": lambda folder: [(folder / f"tokenizer{kind}.json").unlink() for kind in ("", "_config")],
-    "weights that are a pickle": lambda folder: (torch.save({}, folder / "pytorch_model.bin"), (folder / "model.safetensors").unlink()),
+    "weights that are a pickle": pickled,
     "weights of zeros": write("model.safetensors", bytes(4096)),
     "a header that is too long": write("model.safetensors", (2**60).to_bytes(8, "little") + b"{}"),
     "no chat template": lambda folder: (folder / "chat_template.jinja").unlink(),
@@ -111,7 +123,9 @@ WRONG = {
     "a chat template of another language": chat("{{ messages | tojson | shout }}"),
     "a chat template without end": chat("{% for i in range(10 ** 12) %}x{% endfor %}{{ messages[0].content }}"),
     "an end that the vocabulary lacks": tokenizer(eos_token="<nowhere>"),
-    "a tokenizer with code of its own": tokenizer(auto_map={"AutoTokenizer": ["code.Tokenizer", None]}, tokenizer_class="Own"),
+    "a tokenizer with code of its own": tokenizer(
+        auto_map={"AutoTokenizer": ["code.Tokenizer", None]}, tokenizer_class="Own"
+    ),
 }  # fmt: skip
 FINE_MODELS = {
     "no padding token": tokenizer(pad_token=None),

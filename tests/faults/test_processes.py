@@ -54,7 +54,11 @@ def test_two_runs_in_one_folder(tmp_path, fault):
     first.process.kill()
     assert first.code == -9
     assert start("train", *LONG, f"output_dir={run}", "steps=3", log=tmp_path / "third.log").code in (0, 2)
-    fault("processes", "a second run in the same folder", "refused in one line, which names the first one's process and host")
+    fault(
+        "processes",
+        "a second run in the same folder",
+        "refused in one line, which names the first one's process and host",
+    )
 
 
 def test_a_rank_that_is_stopped(tmp_path, fault):

@@ -1,4 +1,4 @@
-"""Judges behind servers that misbehave, from the start or for a while: never silent, never hanging, no figure made up."""
+"""Judges behind servers that misbehave, from the start or for a while: nothing silent, no hang, no figure made up."""
 
 import threading
 import time

@@ -30,7 +30,7 @@ WRONG = [
     *(f"judge.kind={value}" for value in ("model", "server", "arena", "oracle", "null", "[rules]")),
     *(f"seeds.files={value}" for value in ("[]", "[nowhere.jsonl]", "nowhere.jsonl", "[[tiny.jsonl]]", "null", "{}",
                                             f"[{LONG}.jsonl]", "[/]", "['']", "[tiny.jsonl,[tiny.jsonl]]")),
-    *(f"attacker.model={value}" for value in ("nowhere", "''", "null", "/", "/dev/null", "[tiny]", LONG, "../..", "tiny.gguf")),
+    *(f"attacker.model={value}" for value in ("nowhere", "''", "null", "/", "/dev/null", "[tiny]", LONG, "..")),
     *(f"templates={value}" for value in ("nowhere", "/", "[small]", LONG, "/dev/null")),
     *(f"output_dir={value}" for value in ("/dev/null/x", "/proc/x", "/dev/null", LONG, "null", "[runs]")),
     *(f"eval.seeds={value} eval.every=1" for value in ("[[tiny.jsonl]]", "[nowhere]", "null")),
@@ -50,7 +50,24 @@ PLAIN = ["defender.instruction=${oc.env:SECRET}", "defender.instruction=${steps}
          "defender.instruction=\\${x}", "output_dir=${oc.env:SECRET}", "output_dir=~/${nowhere}"]  # fmt: skip
 """Text that other tools would put something else in the place of."""
 
-ODD = ["nan", "inf", "-inf", "1e400", "-1", "0", "[]", "{}", "null", "''", "[[1]]", "[null]", "true", "x", "${x}", "0x10"]
+ODD = [
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "-1",
+    "0",
+    "[]",
+    "{}",
+    "null",
+    "''",
+    "[[1]]",
+    "[null]",
+    "true",
+    "x",
+    "${x}",
+    "0x10",
+]
 SCALARS = [name for name, field, value in fields(Config()) if name not in ("steps", "output_dir")]
 
 

@@ -34,7 +34,12 @@ def test_a_long_run_grows_nowhere(tmp_path, fault, times, request):
     if steps == 2000:
         draw(measured)
     words = ", ".join(f"{name} {by:+.1f}" for name, by in grown.items())
-    fault("time", "steps of one process, saved every 50, evaluated every 100", f"from the second quarter to the last: {words}", times=steps)
+    fault(
+        "time",
+        "steps of one process, saved every 50, evaluated every 100",
+        f"from the second quarter to the last: {words}",
+        times=steps,
+    )
 
 
 def growth(values: list[float]) -> float:

@@ -112,7 +112,9 @@ def test_any_seeds(tmp_path, capsys, fault, times, seed):
         optional={"language": value, "seed": value},
     )
     written = st.lists(line.map(json.dumps), min_size=1, max_size=4).map("\n".join).map(str.encode)
-    cut = st.builds(lambda text, at, put: text[:at] + put + text[at:], written, st.integers(0, 200), st.binary(max_size=3))
+    cut = st.builds(
+        lambda text, at, put: text[:at] + put + text[at:], written, st.integers(0, 200), st.binary(max_size=3)
+    )
 
     @explore(seed, times(15, 100))
     @given(written | cut)
