@@ -34,6 +34,8 @@ class Fault:
     wrong: str = "nothing"
     """What was lost or silently wrong."""
     times: int = 1
+    peer: str = ""
+    """What a peer did with the same input, where the test asked one."""
 
 
 def write_page(faults: list[Fault], seed: int) -> None:
@@ -45,7 +47,7 @@ def page(faults: list[Fault], seed: int) -> Iterator[str]:
     peers = json.loads(PEERS.read_text(encoding="utf-8")) if PEERS.exists() else {}
     total = sum(fault.times for fault in faults)
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
-    yield INTRODUCTION.format(total=total, seed=seed, machine=machine)
+    yield INTRODUCTION.format(total=total, seed=seed, machine=machine, versions=peers.get("versions"))
     for door, title in DOORS.items():
         names = dict.fromkeys(fault.name for fault in faults if fault.door == door)
         if names:
@@ -55,7 +57,8 @@ def page(faults: list[Fault], seed: int) -> Iterator[str]:
         for name in names:
             same = [fault for fault in faults if (fault.door, fault.name) == (door, name)]
             outcomes, wrong = (counted(same, part) for part in ("outcome", "wrong"))
-            yield f"| {name} | {sum(f.times for f in same):,} | {outcomes} | {wrong} | {peers.get(name, '')} |"
+            peer = peers.get(name, same[-1].peer)
+            yield f"| {name} | {sum(f.times for f in same):,} | {outcomes} | {wrong} | {peer} |"
     yield CONCLUSION
 
 
@@ -76,7 +79,12 @@ make faults
 injects faults with real processes, real signals, a real file system that fills up and real servers that misbehave, and
 writes this page: {total:,} faults ({machine}, seed {seed}). The quick half of them is part of `make test`.
 
-*Peers* is what TRL, transformers' Trainer or Liger did with the same input, where it could be run."""
+*Peers* is what TRL's DPOTrainer (on transformers' Trainer) or Liger's fused losses did with the same input, where it
+could be run, by `tests/faults/peers.py`: {versions}.
+
+To add a fault, inject it in a test in `tests/faults` and note it: `fault("files", "a disk that fills up", "went on
+bit-identical when there was space")`. Equal ones are counted. The C++ operators are checked by `make sanitize` as
+well."""
 
 CONCLUSION = """
 ## Two thousand steps
