@@ -45,10 +45,10 @@ def redteam(server: ChatServer, seeds: str, out: Path, *options: str) -> int:
 
 
 def test_a_gate_fails_if_too_few_attacks_have_a_verdict(harmful, tmp_path, capfd):
-    """The server refuses all requests but two, which makes 22 of 48 attacks without a verdict."""
+    """The server refuses all requests but the trial and two more, which makes 22 of 48 attacks without a verdict."""
     for limit, code in (((), 1), (("--max-unjudged", "0.5"), 0)):
         number = count()
-        few = chat_server(lambda _, number=number: "I will not." if next(number) < 2 else 400)
+        few = chat_server(lambda _, number=number: "I will not." if next(number) < 3 else 400)
         with few as server, pytest.warns(UserWarning, match="22 of 24 requests failed"):
             assert redteam(server, harmful, tmp_path / "out", "--max-attack-success", "0.2", *limit) == code
         shown = capfd.readouterr()
@@ -66,7 +66,9 @@ def test_a_gate_fails_if_too_few_attacks_have_a_verdict(harmful, tmp_path, capfd
 
 
 def test_where_all_requests_fail_there_are_dashes(harmful, tmp_path, capfd):
-    with chat_server(lambda _: 400) as server, pytest.warns(UserWarning, match="24 of 24 requests failed"):
+    number = count()
+    none = chat_server(lambda _: 400 if next(number) else "The trial is answered.")
+    with none as server, pytest.warns(UserWarning, match="24 of 24 requests failed"):
         assert redteam(server, harmful, tmp_path / "out", "--by", "category", "--max-unjudged", "1") == 1
     shown = capfd.readouterr()
     assert "24 of 48 attacks on harmful seeds have no verdict, and no other reached the judge" in shown.err
