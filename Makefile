@@ -34,7 +34,7 @@ test: lint types docs sanitize
 	$(BIN)/pytest $(ARGS)
 
 faults: .venv/test
-	$(BIN)/pytest tests/faults --faults $(ARGS)
+	$(BIN)/pytest tests/faults --faults docs/faults.md $(ARGS)
 
 # Built into a package of its own, with links to the Python files, which comes first on the path. Without AMX, its
 # products of tiles are made in plain C++ (tests/kernels/tiles.cpp), so that what surrounds them is checked everywhere.

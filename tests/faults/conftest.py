@@ -15,7 +15,7 @@ FAULTS = pytest.StashKey[list[Fault]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--faults", action="store_true", help="inject all faults, not only the quick half; write the page")
+    parser.addoption("--faults", type=Path, metavar="PAGE", help="inject all faults, not only a few; write the page")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,11 +42,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if in_full(session.config) and exitstatus == pytest.ExitCode.OK:
-        write_page(session.config.stash[FAULTS], seed_of(session.config))
+        write_page(page_of(session.config), session.config.stash[FAULTS], seed_of(session.config))
+
+
+def page_of(config: pytest.Config) -> Path | None:
+    """Where the page goes; None in the quick half."""
+    return config.getoption("--faults", default=None)
 
 
 def in_full(config: pytest.Config) -> bool:
-    return config.getoption("--faults", default=False)
+    return page_of(config) is not None
 
 
 def seed_of(config: pytest.Config) -> int:
@@ -58,6 +63,11 @@ def seed_of(config: pytest.Config) -> int:
 def nothing_left_running() -> Iterator[None]:
     yield
     end_all()
+
+
+@pytest.fixture
+def page(request) -> Path | None:
+    return page_of(request.config)
 
 
 @pytest.fixture

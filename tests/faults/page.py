@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "faults.md"
 PEERS = Path(__file__).with_name("peers.json")
 """What peers do with the same input: the name of a fault -> words. peers.py writes it."""
 
@@ -38,11 +36,11 @@ class Fault:
     """What a peer did with the same input, where the test asked one."""
 
 
-def write_page(faults: list[Fault], seed: int) -> None:
-    PAGE.write_text("\n".join(page(faults, seed)) + "\n", encoding="utf-8")
+def write_page(file: Path, faults: list[Fault], seed: int) -> None:
+    file.write_text("\n".join(lines(faults, seed)) + "\n", encoding="utf-8")
 
 
-def page(faults: list[Fault], seed: int) -> Iterator[str]:
+def lines(faults: list[Fault], seed: int) -> Iterator[str]:
     """Its lines: a table for each door, a row for each name."""
     peers = json.loads(PEERS.read_text(encoding="utf-8")) if PEERS.exists() else {}
     total = sum(fault.times for fault in faults)

@@ -1,6 +1,6 @@
 """Judges behind servers that misbehave, from the start or for a while: nothing silent, no hang, no figure made up."""
 
-import threading
+import itertools
 import time
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from helpers import records
 pytestmark = pytest.mark.timeout(180)
 
 SETTINGS = (
-    "--config", "tiny", "steps=4", "steps_per_batch=1", "batch_size=4", "judge.server.timeout=2",
+    "--config", "tiny", "steps=3", "steps_per_batch=1", "batch_size=4", "judge.server.timeout=1",
     "judge.server.patience=0.03",
 )  # fmt: skip
 NO_VERDICT = ("an answer that is empty", "an answer that is cut off", "an answer that is no verdict",
@@ -21,7 +21,7 @@ NO_VERDICT = ("an answer that is empty", "an answer that is cut off", "an answer
 """Texts like any other: judges may say what they like."""
 BROKEN = [name for name in MISBEHAVIOURS if name not in NO_VERDICT]
 LISTING = [name for name in BROKEN if not name.startswith(("an answer that", "a choice"))]
-REFUSED_OR_AWAY = (2, 75)
+REFUSED_AT_ONCE, AWAY = 2, 75
 
 
 def judged_by(server: BadServer, run: Path, *settings: str) -> Command:
@@ -42,7 +42,7 @@ def test_a_server_that_misbehaves_is_refused_before_any_work(name, listing, tmp_
     began = time.monotonic()
     with bad_server(MISBEHAVIOURS[name], listing) as server:
         command = judged_by(server, tmp_path / "run")
-        assert command.code in REFUSED_OR_AWAY, command.text
+        assert command.code in (REFUSED_AT_ONCE, AWAY), command.text
     check_quiet(command, tmp_path / "run")
     assert len(command.errors) == 1 and "judge.server" in command.errors[0], command.text
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
@@ -75,14 +75,11 @@ def undisturbed(tmp_path_factory) -> list[dict]:
 
 @pytest.mark.parametrize("name", MISBEHAVIOURS)
 def test_a_server_that_misbehaves_once_in_a_while(name, undisturbed, tmp_path, fault):
-    """Every seventh request: tried again, or counted as a judgment that failed. The run ends either way."""
-    lock = threading.Lock()
+    """At three requests: tried again, or counted as judgments that failed. The run ends either way."""
+    turns = itertools.count(1)
 
     def answer(handler: Handler) -> None:
-        with lock:
-            handler.server.turn = getattr(handler.server, "turn", 0) + 1
-            bad = handler.server.turn % 7 == 0
-        (MISBEHAVIOURS[name] if bad else behave)(handler)
+        (MISBEHAVIOURS[name] if next(turns) in (5, 12, 19) else behave)(handler)
 
     with bad_server(answer) as server:
         command = judged_by(server, tmp_path / "run")
@@ -92,7 +89,8 @@ def test_a_server_that_misbehaves_once_in_a_while(name, undisturbed, tmp_path, f
     failed = sum(n for line in lines for part in ("prompt_outcomes", "response_outcomes")
                  for outcome, n in line["game"][part].items() if outcome.startswith("bad_"))  # fmt: skip
     assert (lines == undisturbed) == (failed == 0)
-    fault("servers", "misbehave at every seventh request", "tried again" if failed == 0 else "counted as not judged")
+    outcome = "counted as judgments that failed" if failed else "asked again, the run ended bit-identical"
+    fault("servers", "misbehave at three requests of a run", outcome)
 
 
 def test_a_server_that_dies_and_comes_back(undisturbed, tmp_path, fault, times):
@@ -110,3 +108,20 @@ def test_a_server_that_dies_and_comes_back(undisturbed, tmp_path, fault, times):
             assert command.code == 0, command.text
         assert records(run) == undisturbed
         fault("servers", "die during a run and come back", "the run waited and ended bit-identical")
+
+
+def test_a_server_that_stays_away(undisturbed, tmp_path, fault):
+    """Longer than it is waited for: what is done is saved, and the run goes on when the server is back."""
+    run = tmp_path / "run"
+    with bad_server(behave) as server:
+        port = server.server_port
+        command = judged_by(server, run)
+        while not (run / "metrics.jsonl").exists():
+            assert command.process.is_alive(), command.text
+            time.sleep(0.01)
+    assert command.code == AWAY and len(command.errors) == 1, command.text
+    check_quiet(command, run)
+    with bad_server(behave, port=port) as server:
+        assert judged_by(server, run).code == 0
+    assert records(run) == undisturbed
+    fault("servers", "stay away", "the run saved, exited with 75, went on bit-identical")

@@ -1,11 +1,11 @@
 """Two thousand steps, evaluated and saved all along: memory, file handles and threads stay as they are."""
 
 import statistics
+from pathlib import Path
 
 import psutil
 import pytest
 from faults.forked import start
-from faults.page import ROOT
 from helpers import records
 
 SETTINGS = (
@@ -18,7 +18,7 @@ UNITS = {"memory, MiB": lambda p: p.memory_info().rss / 2**20, "file handles": l
 
 
 @pytest.mark.timeout(1200)
-def test_a_long_run_grows_nowhere(tmp_path, fault, times, request):
+def test_a_long_run_grows_nowhere(tmp_path, fault, times, page):
     steps, run = times(100, 2000), tmp_path / "run"
     command = start("train", *SETTINGS, f"steps={steps}", f"output_dir={run}", log=tmp_path / "log", watched=True)
     process, measured, optimised = psutil.Process(command.process.pid), [], 0
@@ -31,8 +31,8 @@ def test_a_long_run_grows_nowhere(tmp_path, fault, times, request):
     grown = {name: growth([line[1 + i] for line in measured]) for i, name in enumerate(UNITS)}
     assert grown["file handles"] == grown["threads"] == 0, grown
     assert grown["memory, MiB"] < 20, grown
-    if steps == 2000:
-        draw(measured)
+    if page:
+        draw(measured, page.with_name("faults-soak.png"))
     words = ", ".join(f"{name} {by:+.1f}" for name, by in grown.items())
     fault(
         "time",
@@ -48,7 +48,7 @@ def growth(values: list[float]) -> float:
     return statistics.median(values[-quarter:]) - statistics.median(values[quarter : 2 * quarter])
 
 
-def draw(measured: list[tuple]) -> None:
+def draw(measured: list[tuple], file: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6), layout="constrained")
@@ -57,4 +57,4 @@ def draw(measured: list[tuple]) -> None:
         axes.plot(steps, values)
         axes.set(ylabel=name, ylim=(0, max(values) * 1.2))
     axes.set(xlabel="step")
-    figure.savefig(ROOT / "docs" / "faults-soak.png", dpi=100)
+    figure.savefig(file, dpi=100)
