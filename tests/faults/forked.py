@@ -23,7 +23,7 @@ from advgame.trainer.base.clock import Clock, Stage
 from advgame.trainer.commands.main import main
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["advgame.trainer.run.train", "matplotlib.backends.backend_agg", "openai"])
+SERVER.set_forkserver_preload(["advgame.trainer.run.train", "matplotlib.backends.backend_agg", "httpx2"])
 
 STARTED: list[BaseProcess] = []
 

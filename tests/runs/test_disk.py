@@ -149,15 +149,10 @@ def test_every_process_hears_of_a_full_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_disk_that_becomes_read_only_is_one_line(tmp_path):
-    """At once, and in the middle of a run."""
+def test_a_disk_that_is_read_only_is_one_line(tmp_path):
     disk, keep = tmp_path / "disk", tmp_path / "keep"
     line = told(on_disk("8m", disk, keep, trainer(disk / "run"), before=f"mount -o remount,ro {disk}"))
     assert f"output_dir={disk}/run: cannot write there (Read-only file system)" in line
-    later = f"(until [ -s {disk}/run/metrics.jsonl ]; do sleep 0.01; done; mount -o remount,ro {disk}) >&- 2>&- &"
-    line = told(on_disk("8m", disk, keep, trainer(disk / "run", 1, "steps=1000"), before=later))
-    assert f"{disk}/run/" in line and "cannot be written: Read-only file system; make it writable" in line
-    assert_whole_lines(keep / "run")
 
 
 @pytest.mark.slow

@@ -71,17 +71,13 @@ def test_steps_are_skipped_and_counted_until_there_are_too_many(tmp_path, capsys
         assert line["attacker"].keys() == {"pairs", "lr", "skipped"}
         assert line["alarms"] == [f"the attacker's step is skipped: {line['attacker']['skipped']}"]
     assert capsys.readouterr().out.count("alarm at step") == 3
-    assert not (tmp_path / "run" / "checkpoints").exists()
-
-
-def test_a_loss_that_overflows_skips_the_step_too(tmp_path):
-    with pytest.raises(FloatingPointError, match="the attacker's last 2 steps had to be skipped"):
-        run_tiny(tmp_path, "attacker.loss.name=ipo", "attacker.loss.beta=1e-25", "alarms.skipped_steps=2")
-    assert records(tmp_path)[-1]["attacker"]["skipped"] == "loss inf"
+    assert not any((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_skipped_steps_are_the_same_in_a_resumed_run_and_the_other_player_goes_on(tmp_path):
-    options = ("attacker.loss.name=ipo", "attacker.loss.beta=1e-25", "alarms.skipped_steps=4", "checkpoint.every=1")
+    model = broken_model(tmp_path / "model", 1e25, 1e-25)
+    samples = (f"attacker.model={model}", "attacker.samples=8", "attacker.sampling.max_new_tokens=30", "seed=1")
+    options = (*samples, "alarms.skipped_steps=3", "checkpoint.every=1")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     for run, stops in ((whole, [10]), (resumed, [2, 10])):
         for stop in stops:
@@ -90,7 +86,7 @@ def test_skipped_steps_are_the_same_in_a_resumed_run_and_the_other_player_goes_o
             except FloatingPointError:
                 assert stop == 10
     assert records(whole) == records(resumed)
-    assert sum("skipped" in line["attacker"] for line in records(whole)) == 4
+    assert sum("skipped" in line["attacker"] for line in records(whole)) == 3
     assert any("loss" in line["defender"] for line in records(whole))
 
 

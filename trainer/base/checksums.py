@@ -27,7 +27,7 @@ def damage(folder: Path, part: str = "") -> str | None:
         files = _files(folder)
         missing, strange = sorted(listed.keys() - files.keys()), sorted(files.keys() - listed.keys())
         for name in filter(lambda name: _is_in(name, part), missing + strange):
-            return f"{folder / name} {'is missing' if name in missing else 'does not belong there'}"
+            return f"{folder / name} {'is missing' if name in missing else f'is not in its {MANIFEST}'}"
         sums = _checksums({name: file for name, file in files.items() if _is_in(name, part)})
     except FileNotFoundError as error:
         return f"{error.filename} is missing"

@@ -7,6 +7,9 @@ import re
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.settings.schema import Config, LossConfig, PlayerConfig, RedTeamConfig, ServerConfig, fields
 
+SCALES = ("loss.beta", "loss.nll_weight", "loss.importance_cap", "sampling.temperature")
+"""Settings that the kernels take from 1e-15 to 1e15 only."""
+
 
 def check(config: Config) -> None:
     """Raises ConfigError for a setting that is out of range or contradicts another."""
@@ -19,6 +22,8 @@ def check(config: Config) -> None:
         if not ((low is None or value >= low) and (high is None or value <= high)):
             bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
             raise ConfigError(f"{name}={value}: must be {bounds}")
+        if name.endswith(SCALES) and value and not 1e-15 <= value <= 1e15:
+            raise ConfigError(f"{name}={value}: must be between 1e-15 and 1e15, or its squares leave float32's range")
     if not _can_be_folder(config.output_dir):
         raise ConfigError(
             f"output_dir={config.output_dir!r:.60}: no folder can have this name; at most 255 bytes between two "

@@ -51,7 +51,7 @@ def test_a_file_that_has_changed_is_named(folder, name, change):
 
 def test_a_file_that_was_added_is_named(folder):
     (folder / "inner" / "more").touch()
-    assert damage(folder) == f"{folder / 'inner' / 'more'} does not belong there"
+    assert damage(folder) == f"{folder / 'inner' / 'more'} is not in its SHA256SUMS"
     assert damage(folder, "large") is None
 
 
