@@ -10,7 +10,7 @@
 
 namespace advgame {
 
-// A tensor on the CPU, of this dtype and of this shape; -1 stands for any size.
+// A CPU tensor of this dtype and shape; -1 stands for any size.
 inline void check_tensor(const char* name, const at::Tensor& tensor, at::ScalarType dtype,
                          std::initializer_list<int64_t> shape) {
   const at::IntArrayRef expected(shape);

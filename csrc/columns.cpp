@@ -76,7 +76,6 @@ at::Tensor choose_columns(const Chunk& chunk, const at::Tensor& logps, double fi
   // ||dL||^2 = sum of c^2 p^2, but (1 - p)^2 = p^2 + 1 - 2p at the targets.
   const at::Tensor at_targets = (coef.narrow(0, 0, chunk.size) * chunk.slope).square().mul(1 - 2 * logps.exp());
   const double norm = energy.sum(at::kDouble).item<double>() + at_targets.sum(at::kDouble).item<double>();
-
   if (norm == 0) return {};
 
   float *e = energy.mutable_data_ptr<float>(), *m = mass.mutable_data_ptr<float>();

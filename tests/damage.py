@@ -23,13 +23,13 @@ STEPS = 4
 """Done in a run of `make_run`, with checkpoints after 2 and 4."""
 
 
-def _flip(file: Path) -> None:
+def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
-def _make_folder(file: Path) -> None:
+def replace_by_folder(file: Path) -> None:
     file.unlink()
     file.mkdir()
 
@@ -38,9 +38,9 @@ WAYS: dict[str, Callable[[Path], object]] = {
     "missing": Path.unlink,
     "empty": lambda file: file.write_bytes(b""),
     "cut": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
-    "a flipped bit": _flip,
+    "a flipped bit": flip,
     "not UTF-8": lambda file: file.write_bytes(b"\xff\xfe" + file.read_bytes()),
-    "a folder": _make_folder,
+    "a folder": replace_by_folder,
     "other JSON": lambda file: file.write_text('["other", 1]\n'),
 }
 """How a file may be damaged."""

@@ -278,6 +278,6 @@ def hostile(name: str) -> list[str]:
 
 
 def control_ids(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[int]:
-    """Every added token among these but what stands for unknown characters and white space."""
+    """The added tokens among these, without the one for unknown characters and those of white space."""
     harmless = {tokenizer.unk_token_id, *tokenizer.convert_tokens_to_ids(["\n\n", "▁▁"])}
     return [token for token in ids if token in tokenizer.added_tokens_decoder and token not in harmless]

@@ -91,10 +91,7 @@ def _read_file(path: Path) -> list[Seed]:
             record = json.loads(line, parse_constant=_refuse)
             record = record if isinstance(record, dict) else {}
             fields = {k: str(v) for k, v in record.items() if k not in ("prompt", "category") and v is not None}
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # also numbers of thousands of digits, and lists in lists in lists
+        except (ValueError, RecursionError) as error:  # also thousands of digits, and thousands of lists in lists
             raise ConfigError(f"{path}:{number}: not valid JSON ({getattr(error, 'msg', error)})") from error
         prompt, category = record.get("prompt"), record.get("category")
         if not isinstance(prompt, str) or not prompt.strip():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from damage import flip, replace_by_folder
 from faults.commands import REFUSED, refusal
 from faults.forked import start
 from faults.runs import SETTINGS, assert_same, files_of
@@ -14,19 +15,13 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "removed": Path.unlink,
     "emptied": lambda file: file.write_bytes(b""),
     "cut in half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
-    "one bit flipped": lambda file: flip(file),
+    "one bit flipped": flip,
     "overwritten with noise": lambda file: file.write_bytes(random.Random(0).randbytes(1000)),
-    "made a folder": lambda file: (file.unlink(), file.mkdir()),
+    "made a folder": replace_by_folder,
 }
 DRAWN = ("curves.png", "evaluation.png", "resources.json")
 """Made anew at the end of a run."""
 NOTICED = "noticed: refused in one line, or the checkpoint before was taken and the run ended bit-identical"
-
-
-def flip(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) * 3 // 4] ^= 4
-    file.write_bytes(content)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Whole runs whose judge goes away: for a while, for good, in the middle of an evaluation, and for one process only."""
+"""Whole runs whose judge cannot be reached: for a while, for good, during an evaluation, and for one process only."""
 
 import itertools
 import json

@@ -65,12 +65,6 @@ def device() -> torch.device:
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def barrier() -> None:
-    """Waits for all processes."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def my_share(items: list[T]) -> list[T]:
     """This process's share of the items: every world_size-th one, so that shares are alike."""
     return items[rank() :: world_size()]
@@ -100,7 +94,7 @@ def gather_from(work: Callable[[], list[T]]) -> list[T]:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What every process does by itself, for which all wait: what a user is told of in a line, all of them raise.
+    """Work that each process does alone, and then all wait: an error that a user is told of is raised in all of them.
 
     So none waits for another that has left. There must be no collective inside.
     """

@@ -1,6 +1,6 @@
 """Reading the verdict out of a judge's answer.
 
-Only what stands behind the judge's reasoning counts: there a judge may repeat what it was shown. The published parser
+Only what follows the judge's reasoning counts, since a judge may repeat in it what it was shown. The published parser
 reads whole answers; in its recorded cases (tests/golden/judge_parsing.json) no verdict stands inside <think>, so both
 agree on all of them, `<think>ok</think><score>3</score>` for one.
 """

@@ -12,6 +12,7 @@ from advgame.trainer.report.wording import in_lines
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.typing import ColorType
+
 Panel = tuple[str, tuple[tuple[str, str, str], ...]]
 """A title, and a curve for each (section of the record, key, label)."""
 

@@ -48,21 +48,23 @@ def save(run: Path, step: int, learners: list[Learner], games: list[Game], confi
     """Writes run/checkpoints/step-N for N finished steps; `games` are those that later steps still train on."""
     target = folder(run, step)
     optimizers = {_optimizer_file(learner): learner.engine.state() for learner in learners}  # every process takes part
-    with collectives.together():
-        if collectives.rank() == 0:
-            with replacing_folder(target) as half:
-                for learner in learners:
-                    for suffix, policy in learner.policies.by_suffix.items():
-                        save_policy(policy, half / f"{learner.name}{suffix}")
-                for name, tensors in optimizers.items():
-                    save_file(tensors, half / name)
-                write_text(half / CONFIG, to_yaml(config))
-                played = [dataclasses.asdict(game) for game in games]
-                state = {"format": FORMAT, "step": step, "games": played, "records": survey(run)}
-                write_text(half / STATE, json.dumps(state))
-                write_manifest(half)
-            for old in finished(run)[: -config.checkpoint.keep]:
-                remove_folder(folder(run, old))
+
+    def write() -> None:
+        with replacing_folder(target) as half:
+            for learner in learners:
+                for suffix, policy in learner.policies.by_suffix.items():
+                    save_policy(policy, half / f"{learner.name}{suffix}")
+            for name, tensors in optimizers.items():
+                save_file(tensors, half / name)
+            write_text(half / CONFIG, to_yaml(config))
+            played = [dataclasses.asdict(game) for game in games]
+            state = {"format": FORMAT, "step": step, "games": played, "records": survey(run)}
+            write_text(half / STATE, json.dumps(state))
+            write_manifest(half)
+        for old in finished(run)[: -config.checkpoint.keep]:
+            remove_folder(folder(run, old))
+
+    collectives.from_first(write)
     return target
 
 

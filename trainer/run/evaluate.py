@@ -35,17 +35,14 @@ def evaluate_now(common: Evaluations, step: int, clock: Clock) -> dict:
         initial = _read_initial(common) if step else _write_initial(common)
         start = read_records(file)[0] if step else None
         record = evaluate(common.match, common.held_out, initial, common.draws, common.embedder, start)
-    with collectives.together():
-        if collectives.rank() == 0:
-            append_record(file, {"step": step} | record)
+    collectives.from_first(lambda: append_record(file, {"step": step} | record))
     return record
 
 
 def _write_initial(common: Evaluations) -> list[Game]:
     games = initial_attacks(common.match.attacker, common.match.rules, common.held_out, common.draws)
-    with collectives.together():
-        if collectives.rank() == 0:
-            write_text(common.run / INITIAL_ATTACKS, json.dumps([dataclasses.asdict(game) for game in games]))
+    written = [dataclasses.asdict(game) for game in games]
+    collectives.from_first(lambda: write_text(common.run / INITIAL_ATTACKS, json.dumps(written)))
     return games
 
 

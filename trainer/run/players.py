@@ -29,9 +29,7 @@ def set_up(plan: Plan, config: Config, clock: Clock) -> tuple[list[Learner], Mat
     with collectives.together():  # here, every process has also read what the first is about to write anew
         check_budgets(attacker, defender, plan.seeds, rules)
         check_space(plan, [attacker, defender])
-    with collectives.together():
-        if collectives.rank() == 0:
-            checkpoint.begin(plan.run, plan.resumed, config)
+    collectives.from_first(lambda: checkpoint.begin(plan.run, plan.resumed, config))
     match = Match(
         playing(attacker.policies, config.attacker, "attacker"),
         playing(defender.policies, config.defender, "defender"),

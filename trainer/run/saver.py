@@ -40,10 +40,12 @@ class Saver:
             return
         record, share = self._unwritten
         record["timing"] |= self._clock.take() | {"joules": self._meter.take()}
-        with collectives.together():
-            if collectives.rank() == 0:
-                append_record(self._run / METRICS, record)
-                write_transcript(self._run / SAMPLES / f"step-{record['step']:06d}.txt", share)
+
+        def write() -> None:
+            append_record(self._run / METRICS, record)
+            write_transcript(self._run / SAMPLES / f"step-{record['step']:06d}.txt", share)
+
+        collectives.from_first(write)
         self._unwritten = None
 
     def save(self) -> None:

@@ -8,7 +8,7 @@ from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.settings.schema import Config, LossConfig, PlayerConfig, RedTeamConfig, ServerConfig, fields
 
 SCALES = ("loss.beta", "loss.nll_weight", "loss.importance_cap", "sampling.temperature")
-"""Settings that the kernels take from 1e-15 to 1e15 only."""
+"""Factors in the kernels' float32 arithmetic: 0, or of a size whose products neither overflow nor vanish."""
 
 
 def check(config: Config) -> None:

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from damage import flip, replace_by_folder
 
 from advgame.trainer.base.checksums import MANIFEST, checksum, damage, write_manifest
 
@@ -25,17 +26,6 @@ def test_a_folder_as_it_was_written_is_whole(folder):
             subprocess.run(["sha256sum", "--check", "--strict", MANIFEST], cwd=folder, capture_output=True).returncode
             == 0
         )
-
-
-def flip(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-def replace_by_folder(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
 
 
 @pytest.mark.parametrize("name", ["large", "inner/ü", MANIFEST])

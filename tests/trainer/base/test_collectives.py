@@ -46,7 +46,7 @@ except ConfigError as error:
     assert str(error) == "refused by 0"
 else:
     raise AssertionError("only the first process has heard of it")
-c.barrier()
+c.gather([None])
 (Path(__file__).parent / f"rank-{c.rank()}").write_text(str(c.my_share(list(range(5)))))
 c.stop()
 """
