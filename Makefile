@@ -12,6 +12,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 BUILD := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
+# One process a core, each with one thread; who is done first takes over tests of another.
+TEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 C_SOURCES := $(wildcard csrc/*.cpp csrc/*.h tests/kernels/*.cpp)
 # What `make check` leaves out: whole runs and what measures them, Triton's interpreter, and a model of 135M parameters.
 FAST := -m "not slow" -k "not triton and not smollm2" $(addprefix --ignore=tests/, runs faults trainer/commands \
@@ -28,11 +30,11 @@ arena: .venv/play
 setup: .venv/test .venv/docs
 
 check: lint types
-	$(BIN)/pytest $(FAST) $(ARGS)
+	$(TEST) $(FAST) $(ARGS)
 
 test: lint types docs
 	$(MAKE) sanitize ARGS=
-	$(BIN)/pytest $(ARGS)
+	$(TEST) $(ARGS)
 
 faults: .venv/test
 	$(BIN)/pytest tests/faults --faults docs/faults.md $(ARGS)

@@ -54,7 +54,7 @@ def test_a_server_that_misbehaves_is_refused_before_any_work(name, listing, tmp_
 def test_a_judge_without_a_verdict(name, tmp_path, fault):
     """Nothing was measured, so there is no figure."""
     with bad_server(MISBEHAVIOURS[name]) as server:
-        command = judged_by(server, tmp_path / "run", "steps=30")
+        command = judged_by(server, tmp_path / "run", "steps=6", "alarms.idle_steps=3")
         assert command.code == 0, command.text
     check_quiet(command, tmp_path / "run")
     assert "alarm" in command.text, command.text
