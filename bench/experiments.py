@@ -89,14 +89,14 @@ def measure(attacker: str, defender: str) -> dict[str, float]:
     from advgame.trainer.measure.rates import rates
     from advgame.trainer.models.load import load_policy
     from advgame.trainer.prompts.templates import Prompts
-    from advgame.trainer.rollouts.generate import GenerateSampler
+    from advgame.trainer.rollouts.local import LocalSampler
     from advgame.trainer.settings.load import load_config
 
     config = load_config("arena", ["eval.limit=null"])
     rules = Rules(Prompts("arena"), judge_arena, config.attacker, config.defender, config.judge)
     held_out = read_held_out(config.eval)
     last, first, defended, undefended = (
-        GenerateSampler(load_policy(source), source)
+        LocalSampler(load_policy(source), source)
         for source in (attacker, config.attacker.model, defender, config.defender.model)
     )
     draws = (config.seed, "evaluation")

@@ -10,7 +10,18 @@ namespace advgame {
 at::Tensor pooled(at::IntArrayRef shape, bool zeroed);
 void empty_pool();
 
-at::Tensor sample_probs(const at::Tensor& probs, const at::Tensor& uniforms, double top_p);
+std::tuple<at::Tensor, at::Tensor> sample_logits(const at::Tensor& logits, const at::Tensor& uniforms,
+                                                 double temperature, double top_p);
+
+bool packs(at::ScalarType dtype);
+at::Tensor pack_weight(const at::Tensor& weight);
+at::Tensor packed_linear(const at::Tensor& x, const at::Tensor& packed, const std::optional<at::Tensor>& bias,
+                         int64_t columns, bool whole);
+
+void cache_tokens(at::Tensor keys, at::Tensor values, const at::Tensor& key, const at::Tensor& value,
+                  const at::Tensor& places);
+at::Tensor cached_attention(const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values,
+                            const at::Tensor& pieces, double scale);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> head_forward(
     const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
@@ -29,7 +40,12 @@ void head_backward(const at::Tensor& hidden, const at::Tensor& weight, const at:
 TORCH_LIBRARY(advgame, m) {
   m.def("pooled(int[] shape, bool zeroed) -> Tensor", &advgame::pooled);
   m.def("empty_pool() -> ()", &advgame::empty_pool);
-  m.def("sample_probs(Tensor probs, Tensor uniforms, float top_p) -> Tensor");
+  m.def("packs(ScalarType dtype) -> bool", &advgame::packs);
+  m.def("pack_weight(Tensor weight) -> Tensor");
+  m.def("packed_linear(Tensor x, Tensor packed, Tensor? bias, int columns, bool whole) -> Tensor");
+  m.def("cache_tokens(Tensor(a!) keys, Tensor(b!) values, Tensor key, Tensor value, Tensor places) -> ()");
+  m.def("cached_attention(Tensor query, Tensor keys, Tensor values, Tensor pieces, float scale) -> Tensor");
+  m.def("sample_logits(Tensor logits, Tensor uniforms, float temperature, float top_p) -> (Tensor, Tensor)");
   m.def(
       "head_forward(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, float softcap, float temperature, "
       "bool with_entropy, bool exact, Tensor(a!)? probs) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
@@ -40,13 +56,19 @@ TORCH_LIBRARY(advgame, m) {
 }
 
 TORCH_LIBRARY_IMPL(advgame, CPU, m) {
-  m.impl("sample_probs", &advgame::sample_probs);
+  m.impl("pack_weight", &advgame::pack_weight);
+  m.impl("packed_linear", &advgame::packed_linear);
+  m.impl("cache_tokens", &advgame::cache_tokens);
+  m.impl("cached_attention", &advgame::cached_attention);
+  m.impl("sample_logits", &advgame::sample_logits);
   m.impl("head_forward", &advgame::head_forward);
   m.impl("head_backward", &advgame::head_backward);
 }
 
 // kernels/ differentiates. Calls from elsewhere get an error for a derivative, in either direction, and no silent zero.
 TORCH_LIBRARY_IMPL(advgame, Autograd, m) {
+  m.impl("packed_linear", torch::autograd::autogradNotImplementedFallback());
+  m.impl("cached_attention", torch::autograd::autogradNotImplementedFallback());
   m.impl("head_forward", torch::autograd::autogradNotImplementedFallback());
   m.impl("head_backward", torch::autograd::autogradNotImplementedFallback());
 }

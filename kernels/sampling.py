@@ -39,7 +39,8 @@ def sample_top_p(
     """
     _check(logits, uniforms, temperature, top_p)
     logits = logits.float()
-    backend = resolve_backend(backend, logits)
+    if resolve_backend(backend, logits) == "cpu":
+        return torch.ops.advgame.sample_logits(logits.contiguous(), uniforms.contiguous(), temperature, top_p)
     normalizers = logits.logsumexp(-1)
     probs = torch.softmax(logits / temperature, -1) if temperature else logits
     valid = normalizers.isfinite() & (uniforms >= 0) & (uniforms < 1)
@@ -49,8 +50,6 @@ def sample_top_p(
         _refuse(normalizers, uniforms, temperature)
     if temperature == 0:
         tokens = logits.argmax(-1)
-    elif backend == "cpu":
-        tokens = torch.ops.advgame.sample_probs(probs.contiguous(), uniforms.contiguous(), top_p)
     else:
         tokens = _sample_probs(probs, uniforms, top_p)
     return tokens, logits.gather(-1, tokens[:, None])[:, 0] - normalizers

@@ -17,7 +17,7 @@ from advgame.trainer.models.sources import cache_folder
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Pair, Rollout
 from advgame.trainer.rollouts.base import Request
-from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.seeds import deal, read_seeds
 from advgame.trainer.settings.schema import SamplingConfig
 
@@ -144,7 +144,7 @@ def _pairs(policy: Policy, texts: list[str], longest: int, player: str) -> list[
     """Two samples for each text, cut to unequal lengths from 60 tokens up."""
     sampling = SamplingConfig(temperature=0.6, top_p=0.9, max_new_tokens=longest)
     requests = [Request(text, (0, 0, b, player, k)) for b, text in enumerate(texts) for k in range(2)]
-    rollouts = GenerateSampler(policy, player).sample(requests, sampling)
+    rollouts = LocalSampler(policy, player).sample(requests, sampling)
     cut = []
     for i, rollout in enumerate(rollouts):
         length = 60 + (i * 83) % (longest - 59)

@@ -50,10 +50,14 @@ def backward(**change) -> None:
     torch.ops.advgame.head_backward(**arguments | change)
 
 
-def sample(probs=None, uniforms=None, top_p=0.9) -> torch.Tensor:
-    probs = torch.full((3, 7), 1 / 7) if probs is None else probs
-    uniforms = torch.full((3,), 0.5, dtype=torch.float64) if uniforms is None else uniforms
-    return torch.ops.advgame.sample_probs(probs, uniforms, top_p)
+def sample(**change) -> tuple[torch.Tensor, ...]:
+    arguments = {
+        "logits": torch.zeros(3, 7),
+        "uniforms": torch.full((3,), 0.5, dtype=torch.float64),
+        "temperature": 1.0,
+        "top_p": 0.9,
+    }
+    return torch.ops.advgame.sample_logits(**arguments | change)
 
 
 HEAD = [
@@ -96,17 +100,15 @@ BACKWARD = [
     ("grad_bias", torch.zeros(2 * V)[::2]),
 ]
 SAMPLE = [
-    ("probs", torch.ones(3)),
-    ("probs", torch.ones(3, 7).double()),
-    ("probs", torch.ones(7, 3).T),
-    ("probs", torch.ones(3, 0)),
-    ("probs", torch.zeros(3, 7)),
-    ("probs", torch.full((3, 7), math.nan)),
-    ("probs", -torch.ones(3, 7)),
-    ("probs", torch.full((3, 7), math.inf)),
+    ("logits", torch.ones(3)),
+    ("logits", torch.ones(3, 7).double()),
+    ("logits", torch.ones(7, 3).T),
+    ("logits", torch.ones(3, 0)),
+    *(("logits", torch.full((3, 7), value)) for value in (math.nan, math.inf, -math.inf)),
     ("uniforms", torch.zeros(2).double()),
     ("uniforms", torch.zeros(3)),
     *(("uniforms", torch.full((3,), u, dtype=torch.float64)) for u in (-1e-9, -math.inf, math.nan, 1.0, math.inf)),
+    *(("temperature", value) for value in (-1.0, math.nan, math.inf)),
     ("top_p", 0.0),
     ("top_p", math.nan),
     ("top_p", 1.5),
@@ -116,7 +118,7 @@ SAMPLE = [
 def test_good_arguments_are_taken():
     assert len(forward()) == 6
     backward()
-    assert sample().shape == (3,)
+    assert [result.shape for result in sample()] == [(3,), (3,)]
 
 
 @pytest.mark.parametrize(
@@ -136,8 +138,8 @@ def test_impossible_buffers_are_refused(shape):
 
 @pytest.mark.parametrize("top_p", [0.9, 1.0])
 def test_what_is_checked_does_not_depend_on_top_p(top_p):
-    with pytest.raises(ValueError, match=r"^probs: "):
-        sample(probs=torch.zeros(3, 7), top_p=top_p)
+    with pytest.raises(ValueError, match=r"^logits: "):
+        sample(logits=torch.full((3, 7), math.nan), top_p=top_p)
 
 
 def test_derivatives_are_refused_and_not_zero():

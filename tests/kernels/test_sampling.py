@@ -37,7 +37,8 @@ def test_backends_agree(rows, vocab, scale, temperature, top_p, seed):
         for backend in ("eager", "cpu")
     ]
     assert torch.equal(results[0][0], results[1][0])
-    assert torch.equal(results[0][1], results[1][1])
+    largest = logits[logits.isfinite()].abs().max().item()
+    assert torch.allclose(results[0][1], results[1][1], rtol=1e-6, atol=1e-6 + 1e-6 * largest)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

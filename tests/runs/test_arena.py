@@ -12,7 +12,7 @@ from advgame.trainer.judges.arena import compliance
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.records import Pair
-from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run.checkpoint import folder
 from advgame.trainer.run.preflight import make_rules
 from advgame.trainer.run.train import PAIRS, train
@@ -36,7 +36,7 @@ def play_arena(run: Path, *overrides: str) -> tuple[Policy, Policy]:
 def attack_success(attacker: Policy, defender: Policy) -> float:
     """Of all the attacks on held-out harmful seeds, how many are faithful and complied with."""
     rules = make_rules(load_config("arena", []))
-    match = Match(GenerateSampler(attacker, "attacker"), GenerateSampler(defender, "defender"), rules)
+    match = Match(LocalSampler(attacker, "attacker"), LocalSampler(defender, "defender"), rules)
     seeds = [seed for seed in read_seeds(["arena-held-out.jsonl"]) if seed.category == "harmful"]
     games = play(match, seeds, (0, "held out"), Clock())
     answers = [(game.seed, response) for game in games for attack in game.attacks for response in attack.responses]

@@ -59,14 +59,14 @@ def measure(config: Config, held_out: "HeldOut", saved: Path) -> dict:
     from advgame.trainer.game.play import Match
     from advgame.trainer.measure.evaluation import evaluate, initial_attacks
     from advgame.trainer.models.load import load_policy, quiet
-    from advgame.trainer.rollouts.generate import GenerateSampler
+    from advgame.trainer.rollouts.local import LocalSampler
     from advgame.trainer.run.players import load_policies, playing
     from advgame.trainer.run.preflight import make_rules
 
     quiet()
     rules, draws = make_rules(config), (config.seed, "evaluation")
-    attacker = GenerateSampler(load_policy(config.attacker.model), "attacker")
-    defender = GenerateSampler(load_policy(config.defender.model), "defender")
+    attacker = LocalSampler(load_policy(config.attacker.model), "attacker", config.attacker.sampling.precision)
+    defender = LocalSampler(load_policy(config.defender.model), "defender", config.defender.sampling.precision)
     initial = initial_attacks(attacker, rules, held_out, draws)
     start = evaluate(Match(attacker, defender, rules), held_out, initial, draws, defender.policy)
     loaded = load_policies(config, saved)

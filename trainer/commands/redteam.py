@@ -147,12 +147,12 @@ def attack(options: argparse.Namespace, config: RedTeamConfig, seeds: list[Seed]
 
 def _target(options: argparse.Namespace, server: ServerConfig) -> "Sampler":
     from advgame.trainer.models.load import load_policy
-    from advgame.trainer.rollouts.generate import GenerateSampler
+    from advgame.trainer.rollouts.local import LocalSampler
     from advgame.trainer.rollouts.server import TARGET, ServerSampler
 
     if _is_server(options.target):
         return ServerSampler(server, TARGET)
-    return GenerateSampler(load_policy(options.target), "defender")
+    return LocalSampler(load_policy(options.target), "defender")
 
 
 def _config_files(options: argparse.Namespace) -> list[str]:

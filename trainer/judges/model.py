@@ -11,7 +11,7 @@ from advgame.trainer.models.load import load_policy
 from advgame.trainer.prompts.chat import chat_ids
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.rollouts.base import Request, Sampler
-from advgame.trainer.rollouts.generate import GenerateSampler, check_context
+from advgame.trainer.rollouts.local import LocalSampler, check_context
 from advgame.trainer.settings.schema import SamplingConfig
 
 
@@ -41,7 +41,7 @@ def load_judge(model: str, sampling: SamplingConfig, prompts: Prompts, material:
     policy.model.requires_grad_(False)
     longest = max(len(chat_ids(policy.tokenizer, text)) for text in every_rubric(prompts, "")) + material
     check_context(policy, longest, sampling.max_new_tokens, "judge")
-    return GenerateSampler(policy, "judge")
+    return LocalSampler(policy, "judge", sampling.precision)
 
 
 def every_rubric(prompts: Prompts, query: str) -> list[str]:

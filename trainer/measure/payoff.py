@@ -11,7 +11,7 @@ from advgame.trainer.measure.intervals import wilson
 from advgame.trainer.measure.rates import Rate, rates
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.records import Game, Seed
-from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.rollouts.local import LocalSampler
 
 Matrix = list[list[Rate]]
 """[attacker][defender]."""
@@ -52,11 +52,11 @@ def play_matrix(saved: list[SavedPlayers], seeds: list[Seed], rules: Rules, draw
     keys = game_keys(draws, len(seeds))
 
     def attacks(players: SavedPlayers) -> list[Game]:
-        attacker = GenerateSampler(load_policy(players.attacker), "attacker")
+        attacker = LocalSampler(load_policy(players.attacker), "attacker", rules.attacker.sampling.precision)
         return write(rules, attacker, seeds, keys, Clock())
 
     def column(players: SavedPlayers) -> list[dict[str, Rate]]:
-        defender = GenerateSampler(load_policy(players.defender), "defender")
+        defender = LocalSampler(load_policy(players.defender), "defender", rules.defender.sampling.precision)
         answered = (answer(rules, defender, games, keys, Clock()) for games in written)
         return [rates(games, rules.judging.success_score) for games in answered]
 

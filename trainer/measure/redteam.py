@@ -11,7 +11,7 @@ from advgame.trainer.measure.rates import Rate, best_of_n, rates
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.records import Game, Seed
 from advgame.trainer.rollouts.base import Sampler
-from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.rollouts.local import LocalSampler
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,13 @@ def write_attacks(
 ) -> tuple[list[Game], dict[str, float | None]]:
     """The attacks on every seed, and how varied they are. The attacker's model is freed."""
     policy = load_policy(attacker)
-    games = write(rules, GenerateSampler(policy, "attacker"), seeds, game_keys(draws, len(seeds)), Clock())
+    games = write(
+        rules,
+        LocalSampler(policy, "attacker", rules.attacker.sampling.precision),
+        seeds,
+        game_keys(draws, len(seeds)),
+        Clock(),
+    )
     texts = [attack.content for game in games for attack in game.attacks if attack.outcome.readable]
     return games, diversity(texts, policy)
 

@@ -2,10 +2,12 @@
 
 import json
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from advgame.trainer.base.errors import ConfigError
@@ -44,6 +46,17 @@ def add_adapters(base: Policy, names: list[str], config: LoraConfig, seed: int, 
                 )
                 base.model.add_adapter(adapter, adapter_name=name)
     return [Policy(base.model, base.tokenizer, name) for name in names]
+
+
+def merged_weights(policy: Policy, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The model's weights that an adapter changes, named without it, each plus what the adapter adds.
+
+    weights: the adapter's, named as in the model; with none of them, nothing is changed.
+    """
+    for name, layer in policy.model.named_modules() if weights else ():
+        if policy.adapter in getattr(layer, "lora_A", {}):
+            down, up = (weights[f"{name}.{part}.{policy.adapter}.weight"] for part in ("lora_A", "lora_B"))
+            yield f"{name}.weight", torch.addmm(layer.base_layer.weight, up, down, alpha=layer.scaling[policy.adapter])
 
 
 def base_of(folder: Path) -> str:

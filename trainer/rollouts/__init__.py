@@ -1,1 +1,1 @@
-"""Samplers: requests in, rollouts out. The protocol is in base.py; generate.py and server.py implement it."""
+"""Samplers: requests in, rollouts out. The protocol is in base.py; local.py and server.py implement it."""

@@ -10,7 +10,7 @@ from advgame.trainer.models.adapters import add_adapters
 from advgame.trainer.models.load import load_policy, load_with_averages
 from advgame.trainer.models.policy import PlayerPolicies, Policy
 from advgame.trainer.records import Game
-from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.evaluate import Evaluations
 from advgame.trainer.run.preflight import Plan, check_budgets, check_output, check_space, make_rules
@@ -69,9 +69,9 @@ def load_policies(config: Config, saved: Path | None) -> dict[str, PlayerPolicie
     return loaded
 
 
-def playing(policies: PlayerPolicies, config: PlayerConfig, name: str) -> GenerateSampler:
+def playing(policies: PlayerPolicies, config: PlayerConfig, name: str) -> LocalSampler:
     """A sampler of the weights that play. name: attacker or defender."""
-    return GenerateSampler(who_plays(policies, config), name)
+    return LocalSampler(who_plays(policies, config), name, config.sampling.precision)
 
 
 def who_plays(policies: PlayerPolicies, config: PlayerConfig) -> Policy:

@@ -18,7 +18,7 @@ from advgame.trainer.models.load import check_model, read_architecture
 from advgame.trainer.prompts.chat import chat_ids
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Seed
-from advgame.trainer.rollouts.generate import check_context
+from advgame.trainer.rollouts.local import check_context
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.folder import SAMPLES
 from advgame.trainer.seeds import read_seeds

@@ -33,12 +33,18 @@ class SeedsConfig:
     )
 
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
 @dataclass
 class SamplingConfig:
     temperature: float = setting(0.6, "softmax temperature; at 0 the most probable token is taken", low=0, high=10)
     top_p: float = setting(0.9, "nucleus mass, in (0, 1]", low=1e-6, high=1)
     max_new_tokens: int = setting(2048, "tokens; a sample that has not ended by then counts as `max_length`", low=1)
     batch_size: int = setting(64, "sequences sampled at a time; affects memory, not results", low=1, resume=True)
+    precision: Precision = setting(
+        "auto", "of the sampler's copy of the weights; auto is bfloat16 on CUDA and on CPUs that have AVX512_BF16"
+    )
 
 
 @dataclass

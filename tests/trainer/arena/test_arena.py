@@ -50,7 +50,7 @@ from advgame.trainer.prompts.formats import ATTACKER_FORMATS
 from advgame.trainer.prompts.formats import parse as parse_format
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.rollouts.base import Request
-from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run.preflight import make_rules
 from advgame.trainer.seeds import DATA, read_seeds
 from advgame.trainer.settings.load import load_config
@@ -294,7 +294,7 @@ def test_a_player_is_an_ordinary_folder_and_a_function_of_its_seed(build, tmp_pa
 
     policy = load_policy(tmp_path / "a")
     request = Request(f"<harm> {BOMB_SEED}", (0,))
-    (rollout,) = GenerateSampler(policy, "attacker").sample([request], SamplingConfig(temperature=0, max_new_tokens=6))
+    (rollout,) = LocalSampler(policy, "attacker").sample([request], SamplingConfig(temperature=0, max_new_tokens=6))
     words = {*vocabulary(), "<prompt>", "</prompt>", "<harm>", "<ben>"}
     assert set(rollout.text.split()) <= words
 
@@ -319,7 +319,7 @@ def share(policy, prompts: list[str], right) -> float:
     """The share of the prompts, sampled once each, whose response is right(number, text)."""
     requests = [Request(text, (0, i)) for i, text in enumerate(prompts)]
     sampling = SamplingConfig(temperature=1, top_p=1, max_new_tokens=24)
-    rollouts = GenerateSampler(policy, "player").sample(requests, sampling)
+    rollouts = LocalSampler(policy, "player").sample(requests, sampling)
     return sum(right(i, rollout.text) for i, rollout in enumerate(rollouts)) / len(prompts)
 
 

@@ -14,7 +14,7 @@ from advgame.trainer.measure.evaluation import measured_of, measuring
 from advgame.trainer.measure.rates import rate
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.prompts.templates import Prompts
-from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run.checkpoint import folder
 from advgame.trainer.seeds import read_seeds
 from advgame.trainer.settings.load import load_config
@@ -45,7 +45,7 @@ def test_every_cell_is_a_game_of_its_own(run, capsys):
         for d in range(3):
             attacker = load_policy(folder(run, a) / "attacker_ema" if a else "tiny")
             defender = load_policy(folder(run, d) / "defender_ema" if d else "tiny")
-            match = Match(GenerateSampler(attacker, "attacker"), GenerateSampler(defender, "defender"), rules)
+            match = Match(LocalSampler(attacker, "attacker"), LocalSampler(defender, "defender"), rules)
             games = play(match, seeds, (config.seed, "crossplay"), Clock())
             expected = measured_of(games, config.judge.success_score)
             assert payoff["attack_success"][a][d] == expected["attack_success"], (a, d)

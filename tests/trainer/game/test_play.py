@@ -13,7 +13,7 @@ from advgame.trainer.game.play import Match, answer, game_keys, play, write
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Attack, Game, Parsed, Response, Rollout, Seed, Verdict
-from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run.preflight import make_rules
 from advgame.trainer.seeds import read_seeds
 
@@ -23,7 +23,7 @@ SEEDS = read_seeds(["tiny.jsonl"])[:6]
 @pytest.fixture(scope="module")
 def match(tmp_path_factory) -> Match:
     rules = make_rules(tiny_config(tmp_path_factory.mktemp("run")))
-    return Match(*(GenerateSampler(load_policy("tiny"), name) for name in ("attacker", "defender")), rules)
+    return Match(*(LocalSampler(load_policy("tiny"), name) for name in ("attacker", "defender")), rules)
 
 
 def test_every_seed_is_rewritten_and_every_attack_that_is_shown_is_answered(match):

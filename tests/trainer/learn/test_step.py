@@ -19,7 +19,7 @@ from advgame.trainer.learn.step import Learner, accumulate, learn, make_learner
 from advgame.trainer.models.policy import PlayerPolicies, Policy
 from advgame.trainer.records import Pair, Rollout
 from advgame.trainer.rollouts.base import Request
-from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.settings.schema import LossConfig, OptimizerConfig, PlayerConfig, SamplingConfig
 
 
@@ -108,7 +108,7 @@ def test_the_rollouts_log_probs_are_those_of_the_reference():
     policies = make_policies("tiny")
     requests = [Request(f"query {i}", ("key", i, k)) for i in range(3) for k in range(2)]
     sampling = SamplingConfig(temperature=0.7, top_p=0.9, max_new_tokens=12)
-    rollouts = GenerateSampler(policies.ema, "attacker").sample(requests, sampling)
+    rollouts = LocalSampler(policies.ema, "attacker").sample(requests, sampling)
     pairs = [Pair(*rollouts[i : i + 2]) for i in range(0, len(rollouts), 2)]
     metrics = {}
     for reference in ("rollout", "recompute"):

@@ -23,7 +23,7 @@ from advgame.trainer.measure.rates import Rate
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Seed
-from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.seeds import read_seeds
 from advgame.trainer.settings.load import load_config
 from advgame.trainer.settings.schema import EvalConfig
@@ -144,7 +144,7 @@ def test_measuring_plays_once_and_leaves_the_rules_as_they_are(rules):
 def test_the_random_draws_decide_what_is_measured(rules):
     """The same players and draws give the same record, others another; and the initial attacks are the attacker's."""
     policy = load_policy("tiny")
-    match = Match(GenerateSampler(policy, "attacker"), GenerateSampler(policy, "defender"), rules)
+    match = Match(LocalSampler(policy, "attacker"), LocalSampler(policy, "defender"), rules)
     held_out = HeldOut(read_seeds(["tiny.jsonl"]), [], greedy=False)
     initial = initial_attacks(match.attacker, rules, held_out, (0, "evaluation"))
     assert [game.seed for game in initial] == held_out.seeds and not any(g.attacks[0].responses for g in initial)

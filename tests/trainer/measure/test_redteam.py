@@ -9,7 +9,7 @@ from advgame.trainer.measure.evaluation import measured_of, measuring
 from advgame.trainer.measure.redteam import all_rates, answer_attacks, split, write_attacks
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.prompts.templates import Prompts
-from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.seeds import read_seeds
 from advgame.trainer.settings.load import load_config
 
@@ -20,7 +20,7 @@ def test_the_rates_are_those_of_evaluations():
     rules = measuring(Rules(prompts, judge_by_rules, config.attacker, config.defender, config.judge), greedy=False)
     rules = replace(rules, attacker=replace(rules.attacker, samples=5))
     games, diversity = write_attacks("tiny", seeds, rules, draws)
-    games = answer_attacks(games, GenerateSampler(load_policy("tiny"), "defender"), rules, draws)
+    games = answer_attacks(games, LocalSampler(load_policy("tiny"), "defender"), rules, draws)
     expected, found = measured_of(games, 1), all_rates(games, 1)
     for name in ("attack_success", "benign_compliance", "over_refusal", "faithful"):
         assert asdict(found[name]) == expected[name], name

@@ -12,7 +12,7 @@ from advgame.trainer.models.load import check_model, load_policy, save_policy
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.models.sources import resolve_model
 from advgame.trainer.rollouts.base import Request
-from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.settings.schema import SamplingConfig
 
 
@@ -113,5 +113,5 @@ def test_smollm2_is_dequantised_once_and_talks_sense():
 
     policy = load_policy("smollm2-135m")
     request = Request("What is the capital of France? Answer in one word.", (0,))
-    (rollout,) = GenerateSampler(policy, "player").sample([request], SamplingConfig(temperature=0, max_new_tokens=12))
+    (rollout,) = LocalSampler(policy, "player").sample([request], SamplingConfig(temperature=0, max_new_tokens=12))
     assert "Paris" in rollout.text

@@ -12,7 +12,7 @@ from advgame.trainer.learn.step import learn
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.records import Pair, Rollout
 from advgame.trainer.rollouts.base import Request
-from advgame.trainer.rollouts.generate import GenerateSampler
+from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run.players import refresh, set_up
 from advgame.trainer.run.preflight import preflight
 
@@ -25,7 +25,7 @@ def test_samplers_with_weights_of_their_own_get_those_that_play(tmp_path, sample
     config = tiny_config(tmp_path, f"defender.sample_from={sample_from}", "defender.reference=recompute")
     learners, match, _ = set_up(preflight(config), config, Clock())
     policies = learners[1].policies
-    apart = GenerateSampler(Policy(copy.deepcopy(policies.policy.model), policies.policy.tokenizer), "defender")
+    apart = LocalSampler(Policy(copy.deepcopy(policies.policy.model), policies.policy.tokenizer), "defender")
     match = Match(match.attacker, apart, match.rules)
     learn(learners[1], PAIRS, 0)
     refresh(match, learners, 1)

@@ -1,4 +1,4 @@
-"""Sampling with transformers' generate, from a model in this process."""
+"""The sampler to compare with: transformers' generate, on the policy itself."""
 
 from collections.abc import Iterable
 
@@ -7,12 +7,12 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from advgame.kernels import sample_top_p
-from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.randomness import uniforms
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.prompts.chat import chat_ids
 from advgame.trainer.records import Rollout
 from advgame.trainer.rollouts.base import Request
+from advgame.trainer.rollouts.local import check_context
 from advgame.trainer.settings.schema import SamplingConfig
 
 
@@ -99,18 +99,6 @@ class GenerateSampler:
             text=self.policy.tokenizer.decode(token_ids[:length], skip_special_tokens=True),
             finished=stop is not None,
             version=self._version,
-        )
-
-
-def check_context(policy: Policy, prompt_tokens: int, max_new_tokens: int, name: str) -> None:
-    """Raises ConfigError if the model has too few positions for a prompt and its longest sample."""
-    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and prompt_tokens + max_new_tokens > context:
-        room = context - prompt_tokens
-        fix = f"set it to {room} or less" if room > 0 else "the prompt must be shorter"
-        raise ConfigError(
-            f"{name}.sampling.max_new_tokens={max_new_tokens}: with a prompt of {prompt_tokens} tokens this exceeds "
-            f"the {context} positions of {policy.model.name_or_path}; {fix}"
         )
 
 
