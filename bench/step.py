@@ -29,13 +29,14 @@ from transformers import PreTrainedModel
 
 from advgame.kernels import PreferenceOutput, linear_preference_loss
 from advgame.kernels.fused import release_buffers
-from advgame.trainer.learn.collate import Group, group_of, pack, plan_packs
+from advgame.trainer.learn.collate import group_of
 from advgame.trainer.learn.forward import Player, packed_attention, response_hidden
 from advgame.trainer.learn.loss import make_objective
 from advgame.trainer.learn.recompute import Recompute
 from advgame.trainer.learn.step import Learner, accumulate, follow, make_learner
 from advgame.trainer.models.head import head
 from advgame.trainer.models.policy import PlayerPolicies, Policy
+from advgame.trainer.packs import Group, pack, plan_packs
 from advgame.trainer.records import Pair
 from advgame.trainer.settings.schema import LossConfig, OptimizerConfig, PlayerConfig
 
@@ -97,10 +98,10 @@ def packed_step(learner: Learner, pairs: list[Pair]) -> None:
         batch = pack([group for i in indices for group in alone[i]], policy.device, share_prefixes=False)
         part = [pairs[i] for i in indices]
         with packed_attention(ema), torch.no_grad():
-            hidden, zeros = response_hidden(ema, batch), torch.zeros(2 * len(part), device=ema.device)
+            hidden, zeros = response_hidden(learner.policies.ema, batch), torch.zeros(2 * len(part), device=ema.device)
             reference_logps = fused_loss(hidden, ema, part, zeros, None).sequence_logps
         with packed_attention(policy):
-            loss = fused_loss(response_hidden(policy, batch), policy, part, reference_logps, None).loss
+            loss = fused_loss(response_hidden(learner.policies.policy, batch), policy, part, reference_logps, None).loss
             (loss * (len(part) / len(pairs))).backward()
 
 

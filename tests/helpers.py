@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from advgame.trainer.models.policy import PlayerPolicies
+from advgame.trainer.models.policy import PlayerPolicies, Policy
 from advgame.trainer.run.players import load_policies
 from advgame.trainer.run.train import train
 from advgame.trainer.settings.load import load_config
@@ -45,6 +45,11 @@ def random_model(family: str, **options) -> PreTrainedModel:
     )  # fmt: skip
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config).eval()
+
+
+def policy_of(model: PreTrainedModel, products: torch.dtype = torch.float32) -> Policy:
+    """A policy without a tokenizer: it can be forwarded, and not sampled."""
+    return Policy(model, None, products=products)
 
 
 def torchrun(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess:

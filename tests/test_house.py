@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = (
-    ("base", "records"),
+    ("base", "records", "packs"),
     ("settings", "arena"),
     ("seeds", "prompts"),
     ("models",),

@@ -5,18 +5,18 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from advgame.kernels import PrefixTree, linear_logprobs, shared_prefix_attention
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.learn.collate import Batch, Group, Pack, pack
+from advgame.trainer.learn.collate import Batch
 from advgame.trainer.learn.loss import LossOutput, Objective
+from advgame.trainer.models.families import MODEL_TYPES, check_layers
 from advgame.trainer.models.head import head
 from advgame.trainer.models.policy import Policy
+from advgame.trainer.packs import Group, Pack, pack
 
 ATTENTION = "advgame_shared_prefix"
-MODEL_TYPES = ("granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
-"""Types of models whose layers are all plain attention and pass the layout on. Others would be silently wrong."""
 
 
 class Player(nn.Module):
@@ -41,7 +41,7 @@ class Player(nn.Module):
         what the backward pass computes again must be computed in the same way.
         """
         self.policy.activate()
-        hidden = response_hidden(self.model, batch.pack, embed(self.model, batch.pack))
+        hidden = response_hidden(self.policy, batch.pack, embed(self.model, batch.pack))
         return self.objective(hidden, head(self.model, hidden.dtype), batch)
 
     def named_parameters(
@@ -51,18 +51,20 @@ class Player(nn.Module):
         yield from self.policy.named_parameters().items()
 
 
-def response_hidden(model: PreTrainedModel, pack: Pack, embeddings: Tensor | None = None) -> Tensor:
+def response_hidden(policy: Policy, pack: Pack, embeddings: Tensor | None = None) -> Tensor:
     """[R, H] hidden states that predict the response tokens: no others reach the LM head. Inside `packed_attention`.
 
-    embeddings: [T, H], of `embed`; None leaves them, and their gradient, to the model. On CUDA in bfloat16, by
-    autocast.
+    They are of the dtype of the policy's products. The adapter must be active.
+
+    embeddings: [T, H], of `embed`; None leaves them, and their gradient, to the model.
     """
+    model, dtype = policy.model, policy.products
     tokens = {"input_ids": pack.input_ids[None]} if embeddings is None else {"inputs_embeds": embeddings[None]}
-    with torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         states = model.base_model(
             **tokens, position_ids=pack.position_ids[None], use_cache=False, layout=pack.layout
         ).last_hidden_state[0]
-    return states[pack.predictors]
+    return states[pack.predictors].to(dtype)
 
 
 def embed(model: PreTrainedModel, pack: Pack) -> Tensor:
@@ -90,7 +92,7 @@ def reference_logps(policy: Policy, pack: Pack) -> Tensor:
     """[R] log-probs of the response tokens."""
     policy.activate()
     with packed_attention(policy.model):
-        hidden = response_hidden(policy.model, pack)
+        hidden = response_hidden(policy, pack)
         return linear_logprobs(hidden, targets=pack.targets, **head(policy.model, hidden.dtype))
 
 
@@ -105,31 +107,12 @@ def packed_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(usual)
 
 
-def check_layers(config: PretrainedConfig, source: str, model_types: Collection[str] = MODEL_TYPES) -> None:
-    """Raises ConfigError if models of this configuration cannot be trained in packs; needs no weights.
-
-    source: what the settings call the model, for errors.
-    """
-    config = config.get_text_config()
-    if config.model_type not in model_types:
-        raise ConfigError(
-            f"model {source}: a {config.model_type} cannot be trained in packs; {', '.join(model_types)} can"
-        )
-    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
-    if kinds is None:
-        kinds = ["full_attention" if window is None else f"a window of {window} tokens"]
-    other = sorted(set(kinds) - {"full_attention"})
-    if other:
-        raise ConfigError(
-            f"model {source}: layers with {', '.join(other)} cannot be trained in packs; use another model"
-        )
-
-
-def check_packable(model: PreTrainedModel, source: str, model_types: Collection[str] = MODEL_TYPES) -> None:
+def check_packable(policy: Policy, source: str, model_types: Collection[str] = MODEL_TYPES) -> None:
     """Raises ConfigError as check_layers, or if the model computes something else in packs."""
+    model = policy.model
     check_layers(model.config, source, model_types)
-    difference = _difference(model)
-    if not difference < (1e-3 if model.device.type == "cpu" and model.dtype == torch.float32 else 5e-2):
+    difference = _difference(policy)
+    if not difference < (1e-3 if policy.products == model.dtype == torch.float32 else 5e-2):
         raise ConfigError(
             f"model {source}: {type(model).__name__} computes something else in a pack than on separate sequences "
             f"(hidden states differ by {difference:.2g}); it cannot be trained in packs"
@@ -137,8 +120,9 @@ def check_packable(model: PreTrainedModel, source: str, model_types: Collection[
 
 
 @torch.no_grad()
-def _difference(model: PreTrainedModel) -> float:
+def _difference(policy: Policy) -> float:
     """Relative difference of hidden states in a pack from those on separate sequences."""
+    model = policy.model
     vocab = model.config.get_text_config().vocab_size
     ids = [token % vocab for token in range(5, 60)]
     groups = [  # two of the three prompts begin alike
@@ -147,7 +131,7 @@ def _difference(model: PreTrainedModel) -> float:
         Group(ids[40:45], [ids[45:52], ids[52:54]]),
     ]
     with packed_attention(model):
-        actual = response_hidden(model, pack(groups, model.device))
+        actual = response_hidden(policy, pack(groups, model.device))
     expected = torch.cat(
         [
             model.base_model(torch.tensor([group.prompt + completion], device=model.device)).last_hidden_state[
@@ -172,8 +156,11 @@ def _attend(
     layout: PrefixTree,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """As transformers calls it: query, key, value [1, heads, T, D]; returns [1, T, heads, D]."""
-    query, key, value = (t[0].transpose(0, 1) for t in (query, key, value))
+    """As transformers calls it: query, key, value [1, heads, T, D]; returns [1, T, heads, D].
+
+    Under autocast, rotary embeddings may leave queries and keys in float32 beside values in bfloat16.
+    """
+    query, key, value = (t[0].transpose(0, 1).to(value.dtype) for t in (query, key, value))
     return shared_prefix_attention(query, key, value, layout, scale=scaling)[None], None
 
 

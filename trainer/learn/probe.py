@@ -8,12 +8,13 @@ import math
 from collections.abc import Sequence
 
 from advgame.kernels import linear_logprobs
-from advgame.trainer.learn.collate import Pack, group_of, pack, plan_packs
+from advgame.trainer.learn.collate import group_of
 from advgame.trainer.learn.forward import embed, packed_attention, reference_logps, response_hidden
 from advgame.trainer.learn.recompute import recomputing
 from advgame.trainer.learn.step import Learner
 from advgame.trainer.models.head import head
 from advgame.trainer.models.policy import Policy
+from advgame.trainer.packs import Pack, pack, plan_packs
 from advgame.trainer.records import Item
 
 ABSURD = -100.0
@@ -50,7 +51,7 @@ def gradient_norm(learner: Learner, tried: Pack) -> float:
     model = learner.player.model
     learner.policies.policy.activate()
     with packed_attention(model), recomputing(model, "layers"):
-        hidden = response_hidden(model, tried, embed(model, tried))
+        hidden = response_hidden(learner.policies.policy, tried, embed(model, tried))
         logps = linear_logprobs(hidden, targets=tried.targets, **head(model, hidden.dtype))
         learner.engine.backward(logps.mean())
     return learner.engine.drop()

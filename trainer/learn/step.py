@@ -11,12 +11,13 @@ from advgame.trainer.base import collectives
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.engines.base import Engine
 from advgame.trainer.engines.single import SingleEngine
-from advgame.trainer.learn.collate import Batch, GroupTooLarge, collate, group_of
+from advgame.trainer.learn.collate import Batch, collate, group_of
 from advgame.trainer.learn.forward import Player, check_packable, packed_attention, reference_logps
 from advgame.trainer.learn.loss import make_objective
 from advgame.trainer.learn.recompute import Recompute, recomputing
 from advgame.trainer.learn.track import track
 from advgame.trainer.models.policy import PlayerPolicies
+from advgame.trainer.packs import GroupTooLarge
 from advgame.trainer.records import Item
 from advgame.trainer.settings.schema import OptimizerConfig, PlayerConfig
 
@@ -37,7 +38,7 @@ def make_learner(name: str, policies: PlayerPolicies, config: PlayerConfig) -> L
 
     name: attacker or defender. Raises ConfigError if the model cannot be trained in packs.
     """
-    check_packable(policies.policy.model, config.model)
+    check_packable(policies.policy, config.model)
     player = Player(policies.policy, make_objective(config.loss))
     player.requires_grad_(config.train)
     return Learner(name, player, SingleEngine(player.named_parameters(), config.optimizer), policies, config)

@@ -14,6 +14,8 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     adapter: str | None = None
     """The LoRA adapter that turns a shared model into this policy; None if the whole model is its own."""
+    products: torch.dtype = torch.float32
+    """The dtype of matrix products when packs are forwarded; weights, sums and norms are float32."""
 
     def activate(self) -> None:
         """Call before the model is used: another policy may have used it last."""

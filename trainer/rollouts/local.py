@@ -13,8 +13,8 @@ from advgame.kernels.decoding import BLOCK, blocks_of
 from advgame.kernels.packed import packs
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.randomness import uniforms
-from advgame.trainer.learn.forward import check_layers
 from advgame.trainer.models.adapters import merged_weights
+from advgame.trainer.models.families import check_layers
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.prompts.chat import chat_ids
 from advgame.trainer.records import Rollout

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advgame.kernels import prefix_tree
 from advgame.kernels.decoding import BLOCK, blocks_of
-from advgame.trainer.learn.collate import Group, families, plan_packs
+from advgame.trainer.packs import Group, families, plan_packs
 from advgame.trainer.rollouts.decoder import Tokens
 
 PACK_TOKENS = 4096

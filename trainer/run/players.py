@@ -1,6 +1,9 @@
 """The players of a run: their policies at its start or at a checkpoint, and the samplers that play for them."""
 
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from advgame.trainer.base import collectives
 from advgame.trainer.base.clock import Clock, Stage
@@ -14,7 +17,7 @@ from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.evaluate import Evaluations
 from advgame.trainer.run.preflight import Plan, check_budgets, check_output, check_space, make_rules
-from advgame.trainer.settings.schema import Config, PlayerConfig
+from advgame.trainer.settings.schema import Config, PlayerConfig, Precision
 
 
 def set_up(plan: Plan, config: Config, clock: Clock) -> tuple[list[Learner], Match, list[Game]]:
@@ -65,8 +68,14 @@ def load_policies(config: Config, saved: Path | None) -> dict[str, PlayerPolicie
             policies = add_adapters(bases[player.model], names, player.lora, config.seed, saved)
         else:
             policies = load_with_averages(names, player.model, saved)
-        loaded[name] = PlayerPolicies(*policies)
+        loaded[name] = PlayerPolicies(*(replace(policy, products=products(player.precision)) for policy in policies))
     return loaded
+
+
+def products(precision: Precision) -> torch.dtype:
+    """The dtype of the training step's matrix products on this process's device."""
+    half = collectives.device().type == "cuda" if precision == "auto" else precision == "bfloat16"
+    return torch.bfloat16 if half else torch.float32
 
 
 def playing(policies: PlayerPolicies, config: PlayerConfig, name: str) -> LocalSampler:

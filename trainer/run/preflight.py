@@ -11,9 +11,9 @@ from advgame.trainer.base.paths import to_path
 from advgame.trainer.game.play import Rules
 from advgame.trainer.judges.arena import check_seeds
 from advgame.trainer.judges.kinds import make_judge
-from advgame.trainer.learn.forward import check_layers
 from advgame.trainer.learn.step import Learner
 from advgame.trainer.measure.evaluation import HeldOut, read_held_out
+from advgame.trainer.models.families import check_layers
 from advgame.trainer.models.load import check_model, read_architecture
 from advgame.trainer.prompts.chat import chat_ids
 from advgame.trainer.prompts.templates import Prompts

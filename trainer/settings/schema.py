@@ -157,6 +157,11 @@ class PlayerConfig:
     )
     min_gap: float = setting(0.0, "smallest difference between the rewards of a pair (dpo and ipo)", low=0)
     lora: LoraConfig = section(LoraConfig, "adapters over a frozen model, which players with the same model share")
+    precision: Precision = setting(
+        "auto",
+        "of the training step's matrix products; weights, sums, norms and optimiser are float32. auto: bfloat16 on "
+        "CUDA, float32 on CPUs",
+    )
     sampling: SamplingConfig = section(SamplingConfig, "how the player samples")
     loss: LossConfig = section(LossConfig, "what the player minimises")
     optimizer: OptimizerConfig = section(OptimizerConfig, "how it is minimised")

@@ -10,17 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advgame.trainer.learn.collate import (
-    SHORTEST_PREFIX,
-    Group,
-    GroupTooLarge,
-    Pack,
-    collate,
-    families,
-    group_of,
-    pack,
-    plan_packs,
-)
+from advgame.trainer.learn.collate import collate, group_of
+from advgame.trainer.packs import SHORTEST_PREFIX, Group, GroupTooLarge, Pack, families, pack, plan_packs
 from advgame.trainer.records import Pair, Rollout, ScoredGroup
 
 CPU = torch.device("cpu")

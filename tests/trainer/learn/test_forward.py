@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from helpers import random_model
+from helpers import policy_of, random_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from advgame.kernels import linear_logprobs
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.learn.collate import Group, collate, pack
+from advgame.trainer.learn.collate import collate
 from advgame.trainer.learn.forward import (
-    MODEL_TYPES,
     Player,
     check_packable,
     embed,
@@ -19,8 +19,12 @@ from advgame.trainer.learn.forward import (
     response_hidden,
 )
 from advgame.trainer.learn.loss import make_objective
+from advgame.trainer.learn.recompute import recomputing
 from advgame.trainer.models.adapters import add_adapters
+from advgame.trainer.models.families import MODEL_TYPES
+from advgame.trainer.models.head import head
 from advgame.trainer.models.load import load_policy
+from advgame.trainer.packs import Group, pack
 from advgame.trainer.records import Pair, Rollout
 from advgame.trainer.settings.schema import LoraConfig, LossConfig
 
@@ -32,7 +36,7 @@ GROUPS = [Group([5, 6, 7, 5], [[8, 9], [10]]), Group([0, 11], [[5, 0, 12, 5]])]
 def test_every_known_type_computes_the_same_in_packs(model_type):
     """Hidden states to 1e-5, and the gradients of a loss on them by every weight."""
     model = random_model(model_type)
-    check_packable(model, model_type)
+    check_packable(policy_of(model), model_type)
     generator = torch.Generator().manual_seed(1)
     ids = lambda n: torch.randint(97, (n,), generator=generator).tolist()  # noqa: E731
     opening = ids(20)
@@ -43,7 +47,7 @@ def test_every_known_type_computes_the_same_in_packs(model_type):
         Group(opening + ids(1), [ids(2), ids(2)]),
     ]
     with packed_attention(model):
-        actual = response_hidden(model, pack(groups, CPU))
+        actual = response_hidden(policy_of(model), pack(groups, CPU))
     sequences = [(group.prompt, completion) for group in groups for completion in group.completions]
     expected = torch.cat(
         [
@@ -59,12 +63,37 @@ def test_every_known_type_computes_the_same_in_packs(model_type):
         assert (a - e).norm() <= 1e-5 * e.norm().clamp_min(1e-3)
 
 
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_products_in_bfloat16(model_type):
+    """As on CUDA: hidden states and gradients are close to float32's; weights, sums and the gradients are float32."""
+    model = random_model(model_type)
+    generator = torch.Generator().manual_seed(1)
+    ids = lambda n: torch.randint(97, (n,), generator=generator).tolist()  # noqa: E731
+    opening = ids(20)
+    batch = pack([Group(opening + ids(3), [ids(4), ids(6)]), Group(opening + ids(1), [ids(2)])], CPU)
+    results = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model.zero_grad()
+        for recompute in ("none", "layers"):
+            with packed_attention(model), recomputing(model, recompute):
+                hidden = response_hidden(policy_of(model, dtype), batch, embed(model, batch))
+                assert hidden.dtype == dtype
+                logps = linear_logprobs(hidden, targets=batch.targets, **head(model, dtype))
+                logps.float().mean().backward()
+        results[dtype] = hidden.detach().float(), {n: p.grad.clone() for n, p in model.named_parameters()}
+    (exact, gradients), (rounded, rounded_gradients) = results.values()
+    assert 0 < (rounded - exact).norm() < 0.02 * exact.norm()
+    for name, gradient in gradients.items():
+        assert rounded_gradients[name].dtype == torch.float32
+        assert (rounded_gradients[name] - gradient).norm() < 0.1 * gradient.norm().clamp_min(1e-3), name
+
+
 def test_the_models_own_attention_comes_back():
     model = load_policy("tiny").model
     ids = torch.tensor([[5, 6, 7, 8]])
     before = model(ids).logits
     with packed_attention(model):
-        response_hidden(model, pack([Group([5, 6], [[7, 8]])], CPU))
+        response_hidden(policy_of(model), pack([Group([5, 6], [[7, 8]])], CPU))
     assert torch.equal(model(ids).logits, before)
 
 
@@ -87,7 +116,7 @@ def test_models_that_would_be_wrong_are_refused_by_name(model_type, options, mes
     else:
         model = random_model(model_type, **options)
     with pytest.raises(ConfigError, match=f"model some/folder: {message}"):
-        check_packable(model, "some/folder")
+        check_packable(policy_of(model), "some/folder")
 
 
 def test_a_model_that_computes_something_else_is_refused():
@@ -98,7 +127,7 @@ def test_a_model_that_computes_something_else_is_refused():
             layer.self_attn.q_proj.weight.mul_(100)
     model.set_attn_implementation("eager")  # some versions cap scores only there
     with pytest.raises(ConfigError, match=r"Gemma2ForCausalLM computes something else in a pack .* differ by"):
-        check_packable(model, "gemma", model_types=("gemma2",))
+        check_packable(policy_of(model), "gemma", model_types=("gemma2",))
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -111,7 +140,7 @@ def test_embeddings_have_the_gradient_that_autograd_gives_them(tied):
         batch = pack([part], CPU)
         for each, embeddings in ((model, embed(model, batch)), (expected, None)):
             with packed_attention(each):
-                hidden = response_hidden(each, batch, embeddings)
+                hidden = response_hidden(policy_of(each), batch, embeddings)
                 each.get_output_embeddings()(hidden).square().sum().backward()
     for (name, parameter), wanted in zip(model.named_parameters(), expected.parameters(), strict=True):
         assert torch.allclose(parameter.grad, wanted.grad, rtol=1e-5, atol=1e-6), name
@@ -123,7 +152,7 @@ def test_frozen_embeddings_have_no_gradient():
     model.get_input_embeddings().weight.requires_grad_(False)
     batch = pack(GROUPS, CPU)
     with packed_attention(model):
-        response_hidden(model, batch, embed(model, batch)).sum().backward()
+        response_hidden(policy_of(model), batch, embed(model, batch)).sum().backward()
     assert model.get_input_embeddings().weight.grad is None
 
 

@@ -5,12 +5,13 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import random_model
+from helpers import policy_of, random_model
 from torch.profiler import ProfilerActivity, profile
 
-from advgame.trainer.learn.collate import Group, pack
-from advgame.trainer.learn.forward import MODEL_TYPES, packed_attention, response_hidden
+from advgame.trainer.learn.forward import packed_attention, response_hidden
 from advgame.trainer.learn.recompute import recomputing
+from advgame.trainer.models.families import MODEL_TYPES
+from advgame.trainer.packs import Group, pack
 
 GROUPS = [Group([5, 6, 7], [[8, 9], [10]]), Group([11] * 9, [[12] * 300])]
 CPU = torch.device("cpu")
@@ -21,7 +22,7 @@ def gradients_and_kept(model, context) -> tuple[list[torch.Tensor], int]:
     weights = [p for name, p in model.named_parameters() if p.requires_grad and "lm_head" not in name]
     batch = pack(GROUPS, CPU)
     with packed_attention(model), context, profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        loss = response_hidden(model, batch).square().sum()
+        loss = response_hidden(policy_of(model), batch).square().sum()
     kept = sum(event.self_cpu_memory_usage for event in profiler.key_averages())
     with packed_attention(model):
         return torch.autograd.grad(loss, weights), kept

@@ -9,8 +9,8 @@ from support.generate import GenerateSampler
 
 from advgame.kernels.decoding import BLOCK
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.learn.forward import MODEL_TYPES
 from advgame.trainer.models.adapters import add_adapters
+from advgame.trainer.models.families import MODEL_TYPES
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.prompts.chat import chat_ids
