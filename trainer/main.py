@@ -3,6 +3,7 @@
 import sys
 
 from advgame.trainer.commands.main import main
+from advgame.trainer.commands.torchrun import leave
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    leave(main(["train", *sys.argv[1:]]))

@@ -78,7 +78,8 @@ injects faults with real processes, real signals, a real file system that fills 
 writes this page: {total:,} faults ({machine}, seed {seed}). The quick half of them is part of `make test`.
 
 *Peers* is what TRL's DPOTrainer (on transformers' Trainer) or Liger's fused losses did with the same input, where it
-could be run, by `tests/faults/peers.py`: {versions}. The C++ operators are checked by `make sanitize` as well."""
+could be run, by `tests/faults/peers.py`: {versions}.
+The C++ operators are checked by `make sanitize` as well."""
 
 CONCLUSION = """
 ## Two thousand steps

@@ -2,10 +2,12 @@
 
 import json
 import os
+import sys
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from advgame.trainer.base import stopping
 from advgame.trainer.base.errors import WriteError
@@ -26,6 +28,19 @@ def report_failure(message: str) -> None:
         report = {"message": message, "extraInfo": {"py_callstack": message, "timestamp": int(time.time())}}
         with suppress(WriteError):  # which may be what is reported
             write_text(Path(file), json.dumps({"message": report}))
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process with an exit code.
+
+    One of torchrun's ends at once: gloo's threads may let go of their last tensors while the interpreter is taken down,
+    and then abort it (3 of 68 pairs of processes on busy cores).
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def end_with_launcher() -> None:

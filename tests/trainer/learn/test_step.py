@@ -260,6 +260,7 @@ sys.path.insert(0, sys.argv[1])
 from helpers import make_policies
 from test_step import everything, player_config, poisoned, random_pairs
 from advgame.trainer.base import collectives
+from advgame.trainer.commands.torchrun import leave
 from advgame.trainer.learn.step import learn, make_learner
 
 torch.set_num_threads(1)
@@ -278,8 +279,8 @@ assert all(torch.equal(before[name], after[name]) for name in before)
 assert "loss" in learn(learner, pairs, 1)
 states = collectives.gather([[hashlib.sha256(t.numpy().tobytes()).hexdigest() for t in everything(learner).values()]])
 assert states[0] == states[1]
-collectives.gather([None])
 collectives.stop()
+leave(0)
 """
 
 
