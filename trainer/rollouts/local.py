@@ -37,7 +37,8 @@ class LocalSampler:
         check_layers(policy.model.config, policy.model.name_or_path)
         self.policy, self._name, self._version = policy, name, 0
         self._stop_ids = frozenset(policy.stop_ids)
-        self._decoder = Decoder(policy.model, sampling_dtype(precision, policy.model))
+        self.dtype = sampling_dtype(precision, policy.model)
+        self._decoder = Decoder(policy.model, self.dtype)
         if policy.adapter:
             for weight_name, weight in policy.model.named_parameters():
                 if ".lora_" not in weight_name:
@@ -75,6 +76,20 @@ class LocalSampler:
         for begin in range(0, len(samples), size):
             self._sample_wave(samples[begin : begin + size], sampling)
         return [self._rollout(sample) for sample in samples]
+
+    @torch.no_grad()
+    def logprobs(self, prompt: list[int], completion: list[int]) -> Tensor:
+        """[len(completion)] log-probs of given tokens, computed as those of sampled ones are."""
+        (pack,) = place([prompt], self._decoder.device)
+        cache = self._decoder.new_cache(pack.blocks + blocks_of(len(completion)))
+        sample = _Sample(prompt, torch.empty(0), pieces=pack.pieces[0], block=pack.blocks)
+        hidden = self._decoder.forward(pack.tokens, cache)[pack.last]
+        logprobs = []
+        for token in completion:
+            logprobs.append(self._decoder.logits(hidden).log_softmax(-1)[0, token])
+            sample.token_ids.append(token)
+            hidden = self._decoder.forward(self._newest([sample]), cache)
+        return torch.stack(logprobs)
 
     def close(self) -> None:
         del self._decoder

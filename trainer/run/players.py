@@ -16,6 +16,7 @@ from advgame.trainer.records import Game
 from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.evaluate import Evaluations
+from advgame.trainer.run.fresh import check_fresh
 from advgame.trainer.run.preflight import Plan, check_budgets, check_output, check_space, make_rules
 from advgame.trainer.settings.schema import Config, PlayerConfig, Precision
 
@@ -50,10 +51,12 @@ def make_evaluations(plan: Plan, match: Match, learners: list[Learner], seed: in
 
 
 def refresh(match: Match, learners: list[Learner], step: int) -> None:
-    """Gives the samplers the weights that play after `step` steps."""
+    """Gives the samplers the weights that play after `step` steps. Raises ConfigError if that cannot be seen."""
     for sampler, learner in zip((match.attacker, match.defender), learners, strict=True):
         average = learner.policies.ema.named_parameters().items()
         sampler.load(average if learner.config.sample_from == "ema" else learner.engine.weights(), version=step)
+        if isinstance(sampler, LocalSampler):
+            check_fresh(sampler, who_plays(learner.policies, learner.config), learner.name)
 
 
 def load_policies(config: Config, saved: Path | None) -> dict[str, PlayerPolicies]:
