@@ -69,7 +69,8 @@ void check_cache(const at::Tensor& keys, const at::Tensor& values) {
   TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kBFloat16, "keys: expected float32 or bfloat16, got ", dtype);
   check_tensor("keys", keys, dtype, {-1, -1, -1, kBlock});
   check_contiguous("keys", keys);
-  TORCH_CHECK_VALUE(keys.size(0) > 0 && keys.size(2) > 0, "keys: expected a head and a number or more, got ", keys.sizes());
+  TORCH_CHECK_VALUE(keys.size(0) > 0 && keys.size(2) > 0, "keys: expected a head and a number or more, got ",
+                    keys.sizes());
   check_tensor("values", values, dtype, {keys.size(0), keys.size(1), kBlock, keys.size(2)});
   check_contiguous("values", values);
 }
@@ -98,7 +99,8 @@ __attribute__((always_inline)) inline void attend(const Cache& cache, int64_t ro
     const int64_t tokens = pieces[2 * p + 1], count = blocks_of(tokens);
     const T* keys = static_cast<const T*>(cache.keys) + (head * cache.blocks + pieces[2 * p]) * stride;
     int64_t b = 0;
-    for (; b + 4 <= count; b += 4) score<T, G, 4>(query, width, keys + b * stride, stride, scores + at + b * kBlock, length);
+    for (; b + 4 <= count; b += 4)
+      score<T, G, 4>(query, width, keys + b * stride, stride, scores + at + b * kBlock, length);
     for (; b < count; ++b) score<T, G, 1>(query, width, keys + b * stride, stride, scores + at + b * kBlock, length);
     for (int g = 0; g < G; ++g)  // behind the piece's end
       for (int64_t t = tokens; t < count * kBlock; ++t) scores[g * length + at + t] = -INFINITY;
@@ -136,7 +138,8 @@ __attribute__((always_inline)) inline void attend(const Cache& cache, int64_t ro
       for (; d + 16 <= width; d += 16) weigh<T, G, 1>(scores + at + t, length, n, values + d, width, out + d);
       for (; d < width; ++d)
         for (int g = 0; g < G; ++g)
-          for (int64_t i = 0; i < n; ++i) out[g * width + d] += scores[g * length + at + t + i] * widen(values[i * width + d]);
+          for (int64_t i = 0; i < n; ++i)
+            out[g * width + d] += scores[g * length + at + t + i] * widen(values[i * width + d]);
     }
     at += blocks_of(tokens) * kBlock;
   }
@@ -145,10 +148,10 @@ __attribute__((always_inline)) inline void attend(const Cache& cache, int64_t ro
 }
 
 // G is the number of query heads at hand: up to four at a time.
-#define ATTEND(name, T, G)                                                                                       \
-  ADVGAME_MULTIVERSION                                                                                           \
+#define ATTEND(name, T, G)                                                                                             \
+  ADVGAME_MULTIVERSION                                                                                                 \
   void name(const Cache& cache, int64_t row, int64_t head, const float* query, std::vector<float>& room, float* out) { \
-    attend<T, G>(cache, row, head, query, room, out);                                                            \
+    attend<T, G>(cache, row, head, query, room, out);                                                                  \
   }
 ATTEND(attend_f1, float, 1)
 ATTEND(attend_f2, float, 2)
@@ -165,8 +168,10 @@ constexpr Attend kAttend[2][4] = {{attend_f1, attend_f2, attend_f3, attend_f4},
 
 template <typename T>
 T narrow(float x) {
-  if constexpr (std::is_same_v<T, float>) return x;
-  else return at::BFloat16(x).x;
+  if constexpr (std::is_same_v<T, float>)
+    return x;
+  else
+    return at::BFloat16(x).x;
 }
 
 template <typename T>
@@ -196,13 +201,15 @@ at::Tensor cached_attention(const at::Tensor& query, const at::Tensor& keys, con
   const int64_t heads = keys.size(0), blocks = keys.size(1), width = keys.size(2);
   check_tensor("query", query, keys.scalar_type(), {-1, -1, width});
   check_contiguous("query", query);
-  TORCH_CHECK_VALUE(query.size(1) % heads == 0, "query: ", query.size(1), " heads are no multiple of the keys' ", heads);
+  TORCH_CHECK_VALUE(query.size(1) % heads == 0, "query: ", query.size(1), " heads are no multiple of the keys' ",
+                    heads);
   check_tensor("pieces", pieces, at::kInt, {query.size(0), -1, 2});
   check_contiguous("pieces", pieces);
   const int32_t* piece = pieces.const_data_ptr<int32_t>();
   for (int64_t i = 0; i < pieces.numel(); i += 2)
-    TORCH_CHECK_VALUE(piece[i] >= 0 && piece[i + 1] >= 0 && piece[i] + blocks_of(piece[i + 1]) <= blocks, "pieces: ",
-                      piece[i + 1], " tokens from block ", piece[i], " are not all in a cache of ", blocks, " blocks");
+    TORCH_CHECK_VALUE(piece[i] >= 0 && piece[i + 1] >= 0 && piece[i] + blocks_of(piece[i + 1]) <= blocks,
+                      "pieces: ", piece[i + 1], " tokens from block ", piece[i], " are not all in a cache of ", blocks,
+                      " blocks");
   at::Tensor out = at::empty_like(query);
   const Cache cache{keys.const_data_ptr(), values.const_data_ptr(), heads, blocks, width, piece, pieces.size(1)};
   query.scalar_type() == at::kBFloat16 ? run<uint16_t>(query, cache, scale, out) : run<float>(query, cache, scale, out);

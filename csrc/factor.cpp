@@ -2,6 +2,8 @@
 
 #include <ATen/native/CPUBlas.h>
 
+#include "panels.h"
+
 namespace advgame {
 namespace {
 
@@ -99,9 +101,13 @@ int64_t panel_width(int64_t n) {
 Factor::Factor(const at::Tensor& matrix, Precision precision)
     : columns_(matrix.size(1)), limit_(std::max<int64_t>(2, int64_t(precision))) {
   const int64_t k = matrix.size(0), n = columns_;
+  const bool whole = matrix.scalar_type() == at::kBFloat16, empty = matrix.numel() == 0;
+  if (!has_tiles() && !empty && has_panels(matrix.scalar_type()) && !(whole && k % 2)) {
+    panels_ = pack_panels(matrix);
+    return;
+  }
   const at::Tensor rows = matrix.to(at::kFloat);
-  const bool whole = matrix.scalar_type() == at::kBFloat16;
-  if (!has_tiles() || (precision == Precision::kWhole && !whole) || k % 2 || matrix.numel() == 0) {
+  if (!has_tiles() || (precision == Precision::kWhole && !whole) || k % 2 || empty) {
     matrix_ = rows;
     return;
   }
@@ -118,6 +124,7 @@ Factor::Factor(const at::Tensor& matrix, Precision precision)
 }
 
 void Factor::multiply(const at::Tensor& left, at::Tensor out, bool add) const {
+  if (panels_.defined()) return multiply_panels(left, out, add);
   if (matrix_.defined()) {
     const at::Tensor rows = left.to(at::kFloat);
     add ? at::addmm_out(out, out, rows, matrix_) : at::mm_out(out, rows, matrix_);
@@ -137,6 +144,34 @@ void Factor::multiply(const at::Tensor& left, at::Tensor out, bool add) const {
                        data<at::BFloat16>(parts_[order - i]) + column * k, to);
           more = true;
         }
+    }
+  }
+}
+
+// As with tiles, a float32 factor on the left of a bfloat16 one is split into two parts.
+void Factor::multiply_panels(const at::Tensor& left, at::Tensor out, bool add) const {
+  const int64_t depth = panels_.size(1), n = columns_;
+  const bool half = panels_.scalar_type() == at::kInt;
+  float sums[kRows * kWidth];
+  for (int64_t first = 0; first < left.size(0); first += kRows) {
+    const int64_t count = std::min(kRows, left.size(0) - first);
+    at::Tensor rows = left.narrow(0, first, count);
+    if (half) rows = rows.scalar_type() == at::kBFloat16 ? rows.unsqueeze(0) : split_left(rows, limit_);
+    if (!half) rows = rows.to(at::kFloat);
+    for (int64_t p = 0; p < panels_.size(0); ++p) {
+      if (half) {
+        for (int64_t part = rows.size(0) - 1; part >= 0; --part)
+          multiply_panel(count, depth, data<uint32_t>(rows) + part * rows.stride(0) / 2, depth, 1,
+                         data<uint32_t>(panels_) + p * depth * kWidth, sums, kWidth, part < rows.size(0) - 1);
+      } else {
+        multiply_panel(count, depth, rows.const_data_ptr<float>(), rows.stride(0), rows.stride(1),
+                       panels_.const_data_ptr<float>() + p * depth * kWidth, sums, kWidth, false);
+      }
+      const int64_t width = std::min(kWidth, n - p * kWidth);
+      for (int64_t i = 0; i < count; ++i) {
+        float* to = out.mutable_data_ptr<float>() + (first + i) * n + p * kWidth;
+        for (int64_t c = 0; c < width; ++c) to[c] = add ? to[c] + sums[i * kWidth + c] : sums[i * kWidth + c];
+      }
     }
   }
 }

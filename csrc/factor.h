@@ -16,8 +16,8 @@ enum class Precision {
   kFull = 3,   // three parts, to all of float32's 24 bits: six products
 };
 
-// The right-hand factor [K, N] of many products. A bfloat16 matrix is a single part. Processors without AMX multiply
-// everything in float32.
+// The right-hand factor [K, N] of many products. A bfloat16 matrix is a single part. Without AMX, panels.h multiplies
+// float32 and, with AVX512_BF16, bfloat16 as they are; other processors multiply everything in float32.
 class Factor {
  public:
   Factor(const at::Tensor& matrix, Precision precision);  // [K, N], float32 or bfloat16, any strides
@@ -26,8 +26,11 @@ class Factor {
   void multiply(const at::Tensor& left, at::Tensor out, bool add) const;
 
  private:
+  void multiply_panels(const at::Tensor& left, at::Tensor out, bool add) const;
+
   int64_t columns_, limit_;
-  at::Tensor matrix_;              // float32; undefined where parts are used
+  at::Tensor panels_;              // defined where the processor has AVX-512 and no AMX
+  at::Tensor matrix_;              // float32, where it has neither
   std::vector<at::Tensor> parts_;  // bfloat16: by panels of columns, pairs of rows interleaved
 };
 

@@ -96,7 +96,8 @@ class Row {
       kept.clear();
       double mass = 0;
       // A little lower than the threshold, whatever the rounding: most tokens need no exponential to be left out.
-      const float logit = threshold ? max_ + (std::log(threshold) - 1e-3f) / scale_ - 1e-6f * std::abs(max_) : -INFINITY;
+      const float logit =
+          threshold ? max_ + (std::log(threshold) - 1e-3f) / scale_ - 1e-6f * std::abs(max_) : -INFINITY;
       for (size_t s = 0; s < spans_.size(); ++s) {
         if (spans_[s].max < logit) continue;
         for (int64_t v = s * kSpan; v < std::min<int64_t>((s + 1) * kSpan, vocab_); ++v) {
@@ -142,7 +143,8 @@ std::tuple<at::Tensor, at::Tensor> sample_logits(const at::Tensor& logits, const
                     temperature);
   const int64_t rows = logits.size(0), vocab = logits.size(1);
   TORCH_CHECK_VALUE(vocab > 0, "logits: must have a column");
-  at::Tensor tokens = at::empty({rows}, logits.options().dtype(at::kLong)), logprobs = at::empty({rows}, logits.options());
+  at::Tensor tokens = at::empty({rows}, logits.options().dtype(at::kLong)),
+             logprobs = at::empty({rows}, logits.options());
   const double* u = uniforms.const_data_ptr<double>();
   at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
@@ -150,7 +152,8 @@ std::tuple<at::Tensor, at::Tensor> sample_logits(const at::Tensor& logits, const
       Row row(of_row, vocab, temperature ? temperature : 1);
       TORCH_CHECK_VALUE(row.valid(), "logits: every row needs at least one finite logit, and no NaN or +inf");
       TORCH_CHECK_VALUE(u[r] >= 0 && u[r] < 1, "uniforms: expected numbers in [0, 1), got ", u[r]);
-      TORCH_CHECK_VALUE(!row.overflows(), "temperature: ", temperature, " is too small for logits of this size, which overflow");
+      TORCH_CHECK_VALUE(!row.overflows(), "temperature: ", temperature,
+                        " is too small for logits of this size, which overflow");
       const int64_t token = temperature ? row.draw(u[r], top_p) : std::max_element(of_row, of_row + vocab) - of_row;
       tokens.mutable_data_ptr<int64_t>()[r] = token;
       logprobs.mutable_data_ptr<float>()[r] = row.logprob(token);

@@ -25,7 +25,7 @@ def blocks_of(tokens: int) -> int:
 def empty_cache(
     layers: int, blocks: int, heads: int, width: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Keys [layers, heads, blocks, width, 16] and values [layers, heads, blocks, 16, width], uninitialised."""
+    """Uninitialised keys [layers, heads, blocks, width, 16] and values [layers, heads, blocks, 16, width]."""
     shape = (layers, heads, blocks)
     keys = torch.empty(*shape, width, BLOCK, dtype=dtype, device=device)
     return keys, torch.empty(*shape, BLOCK, width, dtype=dtype, device=device)

@@ -20,7 +20,7 @@ class PackedWeight(NamedTuple):
 
 def packs(dtype: torch.dtype) -> bool:
     """Whether this CPU multiplies packed weights: with AVX-512, and AVX512_BF16 for bfloat16."""
-    return BUILT and torch.ops.advgame.packs(dtype)
+    return BUILT and torch.ops.advgame.has_panels(dtype)
 
 
 def pack_weight(weight: Tensor) -> PackedWeight:

@@ -68,7 +68,7 @@ def _sample_hidden() -> dict[str, Tensor]:
     seeds = deal(read_seeds(["harmful.jsonl", "benign.jsonl"]), 0, SEQUENCES, seed=0)
     requests = [Request(seed.query, ("bench", i)) for i, seed in enumerate(seeds)]
     sampling = SamplingConfig(temperature=0.6, top_p=0.9, max_new_tokens=120)
-    rollouts = LocalSampler(policy, "smollm2-135m").sample(requests, sampling)
+    rollouts = LocalSampler(policy, "smollm2-135m", "float32").sample(requests, sampling)
     states, targets, lengths = [], [], []
     for i, rollout in enumerate(rollouts):
         response = rollout.token_ids[: 24 + (i * 37) % 97]  # cut to unequal lengths

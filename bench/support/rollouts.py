@@ -144,7 +144,7 @@ def _pairs(policy: Policy, texts: list[str], longest: int, player: str) -> list[
     """Two samples for each text, cut to unequal lengths from 60 tokens up."""
     sampling = SamplingConfig(temperature=0.6, top_p=0.9, max_new_tokens=longest)
     requests = [Request(text, (0, 0, b, player, k)) for b, text in enumerate(texts) for k in range(2)]
-    rollouts = LocalSampler(policy, player).sample(requests, sampling)
+    rollouts = LocalSampler(policy, player, "float32").sample(requests, sampling)
     cut = []
     for i, rollout in enumerate(rollouts):
         length = 60 + (i * 83) % (longest - 59)

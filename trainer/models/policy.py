@@ -1,9 +1,17 @@
 """A policy: a model, or an adapter over one, that can be trained and sampled."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from advgame.trainer.settings.schema import Precision
+
+
+def products(precision: Precision) -> torch.dtype:
+    """The dtype of the training step's matrix products on this machine."""
+    half = torch.cuda.is_available() if precision == "auto" else precision == "bfloat16"
+    return torch.bfloat16 if half else torch.float32
 
 
 @dataclass(frozen=True)
@@ -14,7 +22,7 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     adapter: str | None = None
     """The LoRA adapter that turns a shared model into this policy; None if the whole model is its own."""
-    products: torch.dtype = torch.float32
+    products: torch.dtype = field(default_factory=lambda: products("auto"))
     """The dtype of matrix products when packs are forwarded; weights, sums and norms are float32."""
 
     def activate(self) -> None:

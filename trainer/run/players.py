@@ -3,22 +3,20 @@
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from advgame.trainer.base import collectives
 from advgame.trainer.base.clock import Clock, Stage
 from advgame.trainer.game.play import Match
 from advgame.trainer.learn.step import Learner, make_learner
 from advgame.trainer.models.adapters import add_adapters
 from advgame.trainer.models.load import load_policy, load_with_averages
-from advgame.trainer.models.policy import PlayerPolicies, Policy
+from advgame.trainer.models.policy import PlayerPolicies, Policy, products
 from advgame.trainer.records import Game
 from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.evaluate import Evaluations
 from advgame.trainer.run.fresh import check_fresh
 from advgame.trainer.run.preflight import Plan, check_budgets, check_output, check_space, make_rules
-from advgame.trainer.settings.schema import Config, PlayerConfig, Precision
+from advgame.trainer.settings.schema import Config, PlayerConfig
 
 
 def set_up(plan: Plan, config: Config, clock: Clock) -> tuple[list[Learner], Match, list[Game]]:
@@ -73,12 +71,6 @@ def load_policies(config: Config, saved: Path | None) -> dict[str, PlayerPolicie
             policies = load_with_averages(names, player.model, saved)
         loaded[name] = PlayerPolicies(*(replace(policy, products=products(player.precision)) for policy in policies))
     return loaded
-
-
-def products(precision: Precision) -> torch.dtype:
-    """The dtype of the training step's matrix products on this process's device."""
-    half = collectives.device().type == "cuda" if precision == "auto" else precision == "bfloat16"
-    return torch.bfloat16 if half else torch.float32
 
 
 def playing(policies: PlayerPolicies, config: PlayerConfig, name: str) -> LocalSampler:

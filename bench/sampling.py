@@ -1,0 +1,208 @@
+"""Sampling: ours against transformers' generate, in float32 and bfloat16, on the same prompts, in one run.
+
+    python bench/sampling.py                                  SmolLM2-135M: 32 attacks, 64 answers, medians of 5
+    python bench/sampling.py --attacks 16 --answers 32 --repeat 3
+
+Attacks continue prompts that share an instruction of some 250 tokens; answers continue prompts of their own, two each.
+No sample ends before its limit, so that everyone samples the same number of tokens. The floor is the time of the bare
+linear layers, by torch, on the tokens that pass through them: what prompts begin with once, then 32 rows at a time.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+from support.generate import GenerateSampler
+from support.measure import alternate, peak_memory
+from support.rollouts import Endless
+from torch import nn
+from torch.nn import functional
+
+from advgame.kernels.packed import packs
+from advgame.trainer.models.load import load_policy
+from advgame.trainer.prompts.chat import chat_ids
+from advgame.trainer.prompts.templates import Prompts
+from advgame.trainer.rollouts.base import Request, Sampler
+from advgame.trainer.rollouts.local import LocalSampler
+from advgame.trainer.rollouts.prefixes import place
+from advgame.trainer.seeds import deal, read_seeds
+from advgame.trainer.settings.schema import SamplingConfig
+
+ROWS = 32
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Result:
+    name: str
+    seconds: float
+    prefill_seconds: float
+    """Until each sample has its first token."""
+    tokens_per_second: float
+    """Sampled ones."""
+    over_floor: float
+    """Time over that of the bare linear layers in the same dtype."""
+    extra_bytes: int
+    """Peak above the weights."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--attacks", type=int, default=32, help="samples, two for each seed")
+    parser.add_argument("--answers", type=int, default=64, help="samples, two for each prompt")
+    parser.add_argument("--attack-tokens", type=int, default=90)
+    parser.add_argument("--answer-tokens", type=int, default=120)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="folder for sampling.json and sampling.png")
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    texts = attack_texts(options.attacks // 2)
+    policy = Endless(**vars(load_policy("smollm2-135m")))
+    half = Endless(**vars(load_policy("smollm2-135m", torch.bfloat16)))
+    contenders: dict[str, Sampler] = {
+        "generate float32": GenerateSampler(policy, "generate"),
+        "generate bfloat16": GenerateSampler(half, "generate"),
+        "ours float32": LocalSampler(policy, "ours", "float32"),
+        "ours bfloat16": LocalSampler(policy, "ours", "bfloat16"),
+    }
+    cases = {
+        "attacks": (twice(texts, "attack"), options.attack_tokens),
+        "answers": (twice(answer_texts(options.answers // 2), "answer"), options.answer_tokens),
+    }
+    report = {
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "repeat": options.repeat,
+        "cases": {
+            name: bench(name, contenders, policy, requests, limit, options.repeat)
+            for name, (requests, limit) in cases.items()
+        },
+    }
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "sampling.json").write_text(json.dumps(report, indent=1) + "\n")
+        draw(report, options.out / "sampling.png")
+
+
+def attack_texts(count: int) -> list[str]:
+    seeds = deal(read_seeds(["harmful.jsonl"]), 0, count, seed=0)
+    return [Prompts().attacker(seed.category, "think_prompt", seed.query) for seed in seeds]
+
+
+def answer_texts(count: int) -> list[str]:
+    seeds = deal(read_seeds(["harmful.jsonl", "benign.jsonl"]), 0, count, seed=0)
+    return [Prompts().defender("any", "", seed.query) for seed in seeds]
+
+
+def twice(texts: list[str], kind: str) -> list[Request]:
+    return [Request(text, (kind, i, k)) for i, text in enumerate(texts) for k in range(2)]
+
+
+def bench(
+    name: str, contenders: dict[str, Sampler], policy: Endless, requests: list[Request], limit: int, repeat: int
+) -> dict:
+    console = Console(stderr=True)
+    sampled = len(requests) * limit
+    prompts = [chat_ids(policy.tokenizer, request.text) for request in requests]
+    once = sum(len(pack.tokens.ids) for pack in place(prompts, torch.device("cpu")))
+    console.print(
+        f"{name}: {len(requests)} samples of {limit} tokens, prompts of {statistics.median(map(len, prompts))}"
+    )
+
+    def run(sampler: Sampler, tokens: int) -> Callable[[], object]:
+        sampling = SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=tokens, batch_size=ROWS)
+        return lambda: sampler.sample(requests, sampling)
+
+    first = alternate({label: run(sampler, 1) for label, sampler in contenders.items()}, repeat)
+    memory = {label: peak_memory(run(sampler, limit)) for label, sampler in contenders.items()}
+    whole = alternate({label: run(sampler, limit) for label, sampler in contenders.items()}, repeat, warm_up=False)
+    floors = {label: floor(policy, dtype, once, sampled, repeat) for label, dtype in DTYPES.items()}
+    results = [
+        Result(
+            label, whole[label], first[label], sampled / whole[label], whole[label] / floors[label.split()[-1]], extra
+        )
+        for label, extra in memory.items()
+    ]
+    print_table(name, results)
+    return {
+        "samples": len(requests),
+        "tokens": limit,
+        "prompt_tokens": sum(map(len, prompts)),
+        "prompt_tokens_once": once,
+        "floor_seconds": floors,
+        "results": [asdict(result) for result in results],
+    }
+
+
+def floor(policy: Endless, dtype: torch.dtype, prefilled: int, sampled: int, repeat: int) -> float:
+    """Seconds of the linear layers alone: the body's on all tokens, the head's on the sampled ones."""
+    layers = [module for module in policy.model.base_model.modules() if isinstance(module, nn.Linear)]
+    head = policy.model.get_output_embeddings()
+    weights = {layer: layer.weight.detach().to(dtype) for layer in [*layers, head]}
+
+    def pass_through(modules: list[nn.Linear], rows: int) -> float:
+        inputs = {layer: torch.randn(rows, layer.in_features).to(dtype) for layer in modules}
+        run = {"": lambda: [functional.linear(inputs[layer], weights[layer]) for layer in modules]}
+        return alternate(run, repeat)[""]
+
+    steps = sampled / ROWS
+    return pass_through(layers, prefilled) + steps * (pass_through(layers, ROWS) + pass_through([head], ROWS))
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    told = dict(line.replace("\t", "").split(": ", 1) for line in lines if ": " in line)
+    fast = [label for label, dtype in DTYPES.items() if packs(dtype)]
+    parts = (told.get(key) for key in ("model name", "cpu family", "model"))
+    return f"{platform.machine()}, {' / '.join(map(str, parts))}; packed weights in {' and '.join(fast) or 'nothing'}"
+
+
+def print_table(name: str, results: list[Result]) -> None:
+    table = Table(title=name, title_justify="left", title_style="bold")
+    for column in (
+        "sampler",
+        "tokens/s",
+        "to generate",
+        "to float32 generate",
+        "prefill, s",
+        "over floor",
+        "MiB above",
+    ):
+        table.add_column(column, justify="left" if column == "sampler" else "right")
+    by_name = {result.name: result for result in results}
+    for result in results:
+        dtype = result.name.split()[-1]
+        table.add_row(
+            result.name,
+            f"{result.tokens_per_second:.0f}",
+            f"{by_name[f'generate {dtype}'].seconds / result.seconds:.2f}",
+            f"{by_name['generate float32'].seconds / result.seconds:.2f}",
+            f"{result.prefill_seconds:.2f}",
+            f"{result.over_floor:.2f}",
+            f"{result.extra_bytes / 2**20:,.0f}",
+        )
+    Console(width=120).print(table)
+
+
+def draw(report: dict, file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for axes, (name, case) in zip(figure.subplots(1, 2), report["cases"].items(), strict=True):
+        labels = [result["name"] for result in case["results"]]
+        axes.barh(labels, [result["tokens_per_second"] for result in case["results"]], color=["C7", "C7", "C0", "C0"])
+        axes.invert_yaxis()
+        axes.set(title=name, xlabel="sampled tokens per second")
+    figure.savefig(file, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+#include "panels.h"
+
+#include "head.h"
+
+#if defined(__x86_64__) && defined(__linux__)
+#define ADVGAME_PANELS
+#include <immintrin.h>
+#endif
+
+namespace advgame {
+
+at::Tensor pack_panels(const at::Tensor& matrix) {
+  const int64_t k = matrix.size(0), n = matrix.size(1), panels = panels_of(n);
+  const at::Tensor columns = at::zeros({panels * kWidth, k}, matrix.options());
+  columns.narrow(0, 0, n).copy_(matrix.t());
+  const at::Tensor units = matrix.scalar_type() == at::kFloat ? columns : columns.view(at::kInt);
+  return units.view({panels, kWidth, units.size(1)}).transpose(1, 2).contiguous();
+}
+
+#ifdef ADVGAME_PANELS
+
+bool has_panels(at::ScalarType dtype) {
+  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return wide && (dtype == at::kFloat || (dtype == at::kBFloat16 && __builtin_cpu_supports("avx512bf16")));
+}
+
+namespace {
+
+constexpr int64_t kRows = 6;      // at a time
+constexpr int64_t kDepth = 1024;  // steps over K at a time: this part of a panel stays in the second-level cache
+
+#define ADVGAME_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+#define ADVGAME_AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+
+// What is read of left, and where the sums go.
+template <typename T>
+struct Rows {
+  const T* left;
+  int64_t row_stride, column_stride;
+  float* out;
+  int64_t out_stride;
+  bool add;
+};
+
+template <int R>
+ADVGAME_AVX512 inline void tile(const Rows<float>& rows, int64_t k, const float* panel) {
+  __m512 sum[R][4];
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < 4; ++j)
+      sum[r][j] = rows.add ? _mm512_loadu_ps(rows.out + r * rows.out_stride + 16 * j) : _mm512_setzero_ps();
+  const float* left = rows.left;
+  for (int64_t i = 0; i < k; ++i, panel += kWidth, left += rows.column_stride) {
+    const __m512 b0 = _mm512_loadu_ps(panel), b1 = _mm512_loadu_ps(panel + 16), b2 = _mm512_loadu_ps(panel + 32),
+                 b3 = _mm512_loadu_ps(panel + 48);
+    for (int r = 0; r < R; ++r) {
+      const __m512 a = _mm512_set1_ps(left[r * rows.row_stride]);
+      sum[r][0] = _mm512_fmadd_ps(a, b0, sum[r][0]);
+      sum[r][1] = _mm512_fmadd_ps(a, b1, sum[r][1]);
+      sum[r][2] = _mm512_fmadd_ps(a, b2, sum[r][2]);
+      sum[r][3] = _mm512_fmadd_ps(a, b3, sum[r][3]);
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < 4; ++j) _mm512_storeu_ps(rows.out + r * rows.out_stride + 16 * j, sum[r][j]);
+}
+
+template <int R>
+ADVGAME_AVX512_BF16 inline void tile(const Rows<uint32_t>& rows, int64_t k, const uint32_t* panel) {
+  __m512 sum[R][4];
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < 4; ++j)
+      sum[r][j] = rows.add ? _mm512_loadu_ps(rows.out + r * rows.out_stride + 16 * j) : _mm512_setzero_ps();
+  const uint32_t* left = rows.left;
+  for (int64_t i = 0; i < k; ++i, panel += kWidth, left += rows.column_stride) {
+    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(panel), b1 = (__m512bh)_mm512_loadu_si512(panel + 16),
+                   b2 = (__m512bh)_mm512_loadu_si512(panel + 32), b3 = (__m512bh)_mm512_loadu_si512(panel + 48);
+    for (int r = 0; r < R; ++r) {
+      const __m512bh a = (__m512bh)_mm512_set1_epi32(left[r * rows.row_stride]);
+      sum[r][0] = _mm512_dpbf16_ps(sum[r][0], a, b0);
+      sum[r][1] = _mm512_dpbf16_ps(sum[r][1], a, b1);
+      sum[r][2] = _mm512_dpbf16_ps(sum[r][2], a, b2);
+      sum[r][3] = _mm512_dpbf16_ps(sum[r][3], a, b3);
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < 4; ++j) _mm512_storeu_ps(rows.out + r * rows.out_stride + 16 * j, sum[r][j]);
+}
+
+template <typename T>
+void some_rows(int64_t count, const Rows<T>& rows, int64_t k, const T* panel) {
+  switch (count) {
+    case 1: return tile<1>(rows, k, panel);
+    case 2: return tile<2>(rows, k, panel);
+    case 3: return tile<3>(rows, k, panel);
+    case 4: return tile<4>(rows, k, panel);
+    case 5: return tile<5>(rows, k, panel);
+    default: return tile<6>(rows, k, panel);
+  }
+}
+
+template <typename T>
+void multiply(int64_t count, int64_t k, Rows<T> rows, const T* panel) {
+  for (int64_t begin = 0; begin < k; begin += kDepth, panel += kDepth * kWidth) {
+    const int64_t depth = std::min(kDepth, k - begin);
+    for (int64_t r = 0; r < count; r += kRows) {
+      const T* left = rows.left + r * rows.row_stride + begin * rows.column_stride;
+      float* out = rows.out + r * rows.out_stride;
+      const Rows<T> part{left, rows.row_stride, rows.column_stride, out, rows.out_stride, rows.add || begin > 0};
+      some_rows(std::min(kRows, count - r), part, depth, panel);
+    }
+  }
+  if (k == 0 && !rows.add)
+    for (int64_t r = 0; r < count; ++r) std::fill_n(rows.out + r * rows.out_stride, kWidth, 0.f);
+}
+
+}  // namespace
+
+void multiply_panel(int64_t rows, int64_t k, const float* left, int64_t row_stride, int64_t column_stride,
+                    const float* panel, float* out, int64_t out_stride, bool add) {
+  multiply<float>(rows, k, {left, row_stride, column_stride, out, out_stride, add}, panel);
+}
+
+void multiply_panel(int64_t rows, int64_t k, const uint32_t* left, int64_t row_stride, int64_t column_stride,
+                    const uint32_t* panel, float* out, int64_t out_stride, bool add) {
+  multiply<uint32_t>(rows, k, {left, row_stride, column_stride, out, out_stride, add}, panel);
+}
+
+#else
+
+bool has_panels(at::ScalarType) { return false; }
+
+void multiply_panel(int64_t, int64_t, const float*, int64_t, int64_t, const float*, float*, int64_t, bool) {}
+void multiply_panel(int64_t, int64_t, const uint32_t*, int64_t, int64_t, const uint32_t*, float*, int64_t, bool) {}
+
+#endif
+
+}  // namespace advgame
