@@ -10,21 +10,22 @@ MODEL_TYPES = ("granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3",
 """Types of models whose layers are all plain attention and pass the layout on. Others would be silently wrong."""
 
 
-def check_layers(config: PretrainedConfig, source: str, model_types: Collection[str] = MODEL_TYPES) -> None:
-    """Raises ConfigError if models of this configuration cannot be trained in packs; needs no weights.
+def check_layers(
+    config: PretrainedConfig,
+    source: str,
+    model_types: Collection[str] = MODEL_TYPES,
+    what: str = "trained in packs",
+) -> None:
+    """Raises ConfigError if it is no configuration of a known family; needs no weights.
 
-    source: what the settings call the model, for errors.
+    source: what the settings call the model, for errors. what: it cannot be used for, for errors.
     """
     config = config.get_text_config()
     if config.model_type not in model_types:
-        raise ConfigError(
-            f"model {source}: a {config.model_type} cannot be trained in packs; {', '.join(model_types)} can"
-        )
+        raise ConfigError(f"model {source}: a {config.model_type} cannot be {what}; {', '.join(model_types)} can")
     kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
     if kinds is None:
         kinds = ["full_attention" if window is None else f"a window of {window} tokens"]
     other = sorted(set(kinds) - {"full_attention"})
     if other:
-        raise ConfigError(
-            f"model {source}: layers with {', '.join(other)} cannot be trained in packs; use another model"
-        )
+        raise ConfigError(f"model {source}: layers with {', '.join(other)} cannot be {what}; use another model")

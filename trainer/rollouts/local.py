@@ -34,7 +34,7 @@ class LocalSampler:
 
     def __init__(self, policy: Policy, name: str, precision: Precision = "auto"):
         """name: what the settings call the model, for errors."""
-        check_layers(policy.model.config, policy.model.name_or_path)
+        check_layers(policy.model.config, policy.model.name_or_path, what="sampled without a server")
         self.policy, self._name, self._version = policy, name, 0
         self._stop_ids = frozenset(policy.stop_ids)
         self.dtype = sampling_dtype(precision, policy.model)
