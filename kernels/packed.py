@@ -49,5 +49,8 @@ def packed_linear(x: Tensor, weight: PackedWeight, bias: Tensor | None = None, *
     """
     if weight.columns is not None:
         return torch.ops.advgame.packed_linear(x, weight.tensor, bias, weight.columns, whole)
+    if whole and x.is_cuda and x.dtype != torch.float32:  # without a float32 copy of the weight
+        product = torch.mm(x.flatten(0, -2), weight.tensor.T, out_dtype=torch.float32).unflatten(0, x.shape[:-1])
+        return product if bias is None else product + bias
     dtype = torch.float32 if whole else x.dtype
     return functional.linear(x.to(dtype), weight.tensor.to(dtype), None if bias is None else bias.to(dtype))

@@ -18,7 +18,7 @@ def check_layers(
 ) -> None:
     """Raises ConfigError if it is no configuration of a known family; needs no weights.
 
-    source: what the settings call the model, for errors. what: it cannot be used for, for errors.
+    source: what the settings call the model, for errors. what: what the model cannot be, for errors.
     """
     config = config.get_text_config()
     if config.model_type not in model_types:
