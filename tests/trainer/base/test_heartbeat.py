@@ -120,4 +120,4 @@ def test_a_process_that_is_stopped_keeps_none_for_ever_when_the_first_one_has_en
         time.sleep(0.5)
         started[0].kill()
         out, error = started[2].communicate()
-        assert started[2].returncode == 2 and out.startswith("reported error: process ") or "gloo" in error
+        assert (started[2].returncode == 2 and out.startswith("reported error: process ")) or "gloo" in error
