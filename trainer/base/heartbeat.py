@@ -65,6 +65,7 @@ class Heartbeat:
         self._others = [_Other(other) for other in range(processes) if other != rank]
         self._found: list[str] | None = None
         """What the others sent, if the store has answered since the last look."""
+        self._store_ended = False
         self._stopping = threading.Event()
         self._send("0")  # so that the others find something
         self._talking = threading.Thread(target=self._talk, daemon=True)
@@ -87,23 +88,23 @@ class Heartbeat:
                     self._send(END)
                     return
                 self._send(str(beats))
-        except RuntimeError:  # the store has ended, with the launcher or the first process: others see to that
-            self._stopping.set()
+        except RuntimeError:  # with the launcher or the first process, and nothing more will be heard of anyone
+            self._store_ended = True
 
     def _watch(self) -> None:
-        unanswered, looked = 0.0, time.monotonic()
+        unanswered, looked, heard = 0.0, time.monotonic(), [other.beat for other in self._others]
         while not self._stopping.wait(self._limits.beat):
             now = time.monotonic()
             passed, looked = min(now - looked, 2 * self._limits.beat), now  # more: this process was stopped itself
             found, self._found = self._found, None
-            if found is None:  # as it may be once in a while, since two threads take turns
+            if found is None and not self._store_ended:  # as it may be once in a while, since two threads take turns
                 before, unanswered = unanswered, unanswered + passed
                 if before < self._limits.notice <= unanswered:
                     warning = SILENT_STORE.format(rank=self._rank, seconds=unanswered)
                     print(f"warning: {warning}", file=sys.stderr, flush=True)
                 continue
-            unanswered = 0.0
-            for other, beat in zip(self._others, found, strict=True):
+            unanswered, heard = 0.0, found or heard
+            for other, beat in zip(self._others, heard, strict=True):
                 self._hear(other, beat, passed)
 
     def _hear(self, other: _Other, beat: str, passed: float) -> None:

@@ -110,3 +110,14 @@ def test_a_machine_that_sleeps_is_no_silence(tmp_path):
         (tmp_path / "go").touch()
         assert [process.wait() for process in started] == [0, 0, 0]
         assert [process.stderr.read() for process in started] == ["", "", ""]
+
+
+def test_a_process_that_is_stopped_keeps_none_for_ever_when_the_first_one_has_ended(tmp_path):
+    """Nothing is heard of anyone any more. gloo may see that a connection is closed, or wait for the stopped one."""
+    with three(tmp_path, end=2.0) as started:
+        started[1].send_signal(signal.SIGSTOP)
+        (tmp_path / "go").touch()
+        time.sleep(0.5)
+        started[0].kill()
+        out, error = started[2].communicate()
+        assert (started[2].returncode == 2 and out.startswith("reported error: process ")) or "gloo" in error
