@@ -37,7 +37,9 @@ from advgame.trainer.seeds import deal, read_seeds
 from advgame.trainer.settings.schema import SamplingConfig
 
 ROWS = 32
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"bfloat16": torch.bfloat16}
+if not torch.cuda.is_available():
+    DTYPES = {"float32": torch.float32} | DTYPES
 
 
 @dataclass
@@ -65,14 +67,12 @@ def main() -> None:
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     texts = attack_texts(options.attacks // 2)
-    policy = Endless(**vars(load_policy("smollm2-135m")))
-    half = Endless(**vars(load_policy("smollm2-135m", torch.bfloat16)))
+    policies = {label: Endless(**vars(load_policy("smollm2-135m", dtype))) for label, dtype in DTYPES.items()}
     contenders: dict[str, Sampler] = {
-        "generate float32": GenerateSampler(policy, "generate"),
-        "generate bfloat16": GenerateSampler(half, "generate"),
-        "ours float32": LocalSampler(policy, "ours", "float32"),
-        "ours bfloat16": LocalSampler(policy, "ours", "bfloat16"),
+        f"generate {label}": GenerateSampler(policy, "generate") for label, policy in policies.items()
     }
+    policy = next(iter(policies.values()))
+    contenders |= {f"ours {label}": LocalSampler(policy, "ours", label) for label in policies}
     cases = {
         "attacks": (twice(texts, "attack"), options.attack_tokens),
         "answers": (twice(answer_texts(options.answers // 2), "answer"), options.answer_tokens),
@@ -149,7 +149,7 @@ def floor(policy: Endless, dtype: torch.dtype, prefilled: int, sampled: int, rep
     weights = {layer: layer.weight.detach().to(dtype) for layer in [*layers, head]}
 
     def pass_through(modules: list[nn.Linear], rows: int) -> float:
-        inputs = {layer: torch.randn(rows, layer.in_features).to(dtype) for layer in modules}
+        inputs = {layer: torch.randn(rows, layer.in_features).to(weights[layer]) for layer in modules}
         run = {"": lambda: [functional.linear(inputs[layer], weights[layer]) for layer in modules]}
         return alternate(run, repeat)[""]
 
@@ -171,7 +171,7 @@ def print_table(name: str, results: list[Result]) -> None:
         "sampler",
         "tokens/s",
         "to generate",
-        "to float32 generate",
+        "to the first",
         "prefill, s",
         "over floor",
         "MiB above",
@@ -184,7 +184,7 @@ def print_table(name: str, results: list[Result]) -> None:
             result.name,
             f"{result.tokens_per_second:.0f}",
             f"{by_name[f'generate {dtype}'].seconds / result.seconds:.2f}",
-            f"{by_name['generate float32'].seconds / result.seconds:.2f}",
+            f"{results[0].seconds / result.seconds:.2f}",
             f"{result.prefill_seconds:.2f}",
             f"{result.over_floor:.2f}",
             f"{result.extra_bytes / 2**20:,.0f}",

@@ -46,28 +46,12 @@ class Tokens:
 
 
 class Decoder:
-    """A copy of `model` without its adapters, whose weights are yet to be set."""
+    """A copy of `model` without its adapters. Each of its weights must be set before it is run."""
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype):
-        with torch.device("meta"):
-            self.model = type(model)(copy.deepcopy(model.config))
-        self.model.eval().requires_grad_(False).set_attn_implementation(ATTENTION)
-        self.dtype, self.device = dtype, model.device
+        self.model, self.dtype, self.device = _empty_copy(model), dtype, model.device
         self._softcap = head(model)["logit_softcap"]
-        for name, _ in list(self.model.named_buffers()):
-            parent, _, leaf = name.rpartition(".")
-            self.model.get_submodule(parent)._buffers[leaf] = model.get_buffer(name).clone()
-        self._places: dict[str, list[tuple[nn.Module, str]]] = defaultdict(list)
-        names = {id(weight): name for name, weight in reversed(list(self.model.named_parameters()))}
-        for path, weight in list(self.model.named_parameters(remove_duplicate=False)):
-            parent, _, leaf = path.rpartition(".")
-            module = self.model.get_submodule(parent)
-            if isinstance(module, nn.Linear):
-                module = _Linear()
-                self.model.set_submodule(parent, module)
-            elif not isinstance(module, _Linear):
-                module._parameters[leaf] = None
-            self._places[names[id(weight)]].append((module, leaf))
+        self._places = _replace_weights(self.model)
 
     @torch.no_grad()
     def set(self, name: str, weight: Tensor) -> None:
@@ -98,6 +82,36 @@ class Decoder:
         layer = self.model.get_output_embeddings()
         logits = packed_linear(hidden, layer.weight, layer.bias, whole=True)
         return logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
+
+
+def _empty_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """The same modules, with buffers and without weights, adapters or the attention of others."""
+    with torch.device("meta"):
+        copied = type(model)(copy.deepcopy(model.config))
+    copied.eval().requires_grad_(False).set_attn_implementation(ATTENTION)
+    for name, _ in list(copied.named_buffers()):
+        parent, _, leaf = name.rpartition(".")
+        copied.get_submodule(parent)._buffers[leaf] = model.get_buffer(name).clone()
+    return copied
+
+
+def _replace_weights(model: PreTrainedModel) -> dict[str, list[tuple[nn.Module, str]]]:
+    """Takes all weights out, and puts a `_Linear` in the place of each linear layer.
+
+    Returns, for each weight by its name, the modules that it belongs to and what they call it; tied ones have several.
+    """
+    names = {id(weight): name for name, weight in reversed(list(model.named_parameters()))}
+    places: dict[str, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for path, weight in list(model.named_parameters(remove_duplicate=False)):
+        parent, _, leaf = path.rpartition(".")
+        module = model.get_submodule(parent)
+        if isinstance(module, nn.Linear):
+            module = _Linear()
+            model.set_submodule(parent, module)
+        elif not isinstance(module, _Linear):
+            module._parameters[leaf] = None
+        places[names[id(weight)]].append((module, leaf))
+    return dict(places)
 
 
 class _Linear(nn.Module):

@@ -25,6 +25,7 @@ from advgame.trainer.settings.schema import Precision, SamplingConfig
 
 SMALLEST_IN_BFLOAT16 = 256
 """Hidden size from which bfloat16 pays on a CPU."""
+WITHOUT_SERVER = "sampled without a server"
 WAVE = 4
 """Requests whose prompts are in the cache at a time, as a multiple of the slots."""
 
@@ -34,7 +35,7 @@ class LocalSampler:
 
     def __init__(self, policy: Policy, name: str, precision: Precision = "auto"):
         """name: what the settings call the model, for errors."""
-        check_layers(policy.model.config, policy.model.name_or_path, what="sampled without a server")
+        check_layers(policy.model.config, policy.model.name_or_path, what=WITHOUT_SERVER)
         self.policy, self._name, self._version = policy, name, 0
         self._stop_ids = frozenset(policy.stop_ids)
         self.dtype = sampling_dtype(precision, policy.model)

@@ -18,7 +18,7 @@ from advgame.trainer.models.load import check_model, read_architecture
 from advgame.trainer.prompts.chat import chat_ids
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Seed
-from advgame.trainer.rollouts.local import check_context
+from advgame.trainer.rollouts.local import WITHOUT_SERVER, check_context
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.folder import SAMPLES
 from advgame.trainer.seeds import read_seeds
@@ -54,6 +54,7 @@ def preflight(config: Config) -> Plan:
     if config.judge.kind == "arena":
         check_seeds(seeds)
     Prompts(config.templates)
+    check_precision(config)
     check_models(config, resumed)
     return Plan(run, resumed, seeds, held_out, choose_device(config.attention))
 
@@ -66,6 +67,7 @@ def check_models(config: Config, resumed: int) -> None:
             check_layers(read_architecture(player.model), player.model)
     if config.judge.kind == "model":
         check_model(str(config.judge.model), "judge.model")
+        check_layers(read_architecture(str(config.judge.model)), f"{config.judge.model}", what=WITHOUT_SERVER)
 
 
 def choose_device(attention: str) -> str:
@@ -83,6 +85,18 @@ def make_rules(config: Config) -> Rules:
     material = config.attacker.sampling.max_new_tokens + 2 * config.defender.sampling.max_new_tokens
     judge = make_judge(config.judge, prompts, config.seed, material)
     return Rules(prompts, judge, config.attacker, config.defender, config.judge)
+
+
+def check_precision(config: Config) -> None:
+    """Raises ConfigError for a precision that this machine does not compute in."""
+    if collectives.device().type == "cuda":
+        for name, player in (("attacker", config.attacker), ("defender", config.defender)):
+            for setting, precision in (
+                ("precision", player.precision),
+                ("sampling.precision", player.sampling.precision),
+            ):
+                if precision == "float32":
+                    raise ConfigError(f"{name}.{setting}=float32: on CUDA, attention takes bfloat16 only; set auto")
 
 
 def check_output(plan: Plan) -> None:

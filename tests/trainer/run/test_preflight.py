@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 from helpers import random_model, run_tiny, tiny_config
 
+from advgame.trainer.base import collectives
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.models.load import load_policy, save_policy
 from advgame.trainer.models.policy import Policy
@@ -50,3 +52,19 @@ def test_replayed_seeds_that_are_longer_than_any_attack_count(tmp_path):
     options = (f"seeds.files=[{seeds}]", "defender.optimizer.tokens_per_pack=70", "steps=1")
     with pytest.raises(ConfigError, match=r"defender.optimizer.tokens_per_pack=70: a prompt of 6\d tokens"):
         run_tiny(tmp_path / "run", *options, "defender.replay_seeds=true")
+
+
+@pytest.mark.parametrize("setting", ["attacker.precision", "defender.sampling.precision"])
+def test_float32_is_refused_on_cuda(tmp_path, monkeypatch, setting):
+    config = tiny_config(tmp_path, f"{setting}=float32")
+    preflight(config)
+    monkeypatch.setattr(collectives, "device", lambda: torch.device("cuda", 0))
+    with pytest.raises(ConfigError, match=f"^{setting}=float32: on CUDA"):
+        preflight(config)
+
+
+def test_a_judge_of_another_family_needs_a_server(tmp_path):
+    save_policy(Policy(random_model("gpt2"), load_policy("tiny").tokenizer), tmp_path / "judge")
+    config = tiny_config(tmp_path, "judge.kind=model", f"judge.model={tmp_path / 'judge'}")
+    with pytest.raises(ConfigError, match="a gpt2 cannot be sampled without a server"):
+        preflight(config)
