@@ -63,8 +63,8 @@ PAPER_LOSS = {
 }  # fmt: skip
 PAPER_PLAYER = {
     "train": True, "samples": 2, "ema_decay": 0.95, "reference_decay": None, "sample_from": "ema",
-    "reference": "rollout", "min_gap": 0.0, "judge": "pairwise", "loss": PAPER_LOSS,
-    "sampling": {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 2048, "batch_size": 64},
+    "reference": "rollout", "min_gap": 0.0, "precision": "auto", "judge": "pairwise", "loss": PAPER_LOSS,
+    "sampling": {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 2048, "batch_size": 64, "precision": "auto"},
     "lora": {"rank": 0, "alpha": 32.0},
     "optimizer": {
         "lr": 1e-6, "betas": [0.9, 0.95], "weight_decay": 0.1, "warmup_steps": 0, "max_grad_norm": 1.0,
@@ -73,7 +73,7 @@ PAPER_PLAYER = {
 }  # fmt: skip
 PAPER_JUDGE = {
     "kind": "server", "model": None, "faithfulness": True, "success_score": 5.0, "offset": 0.0, "noise": 0.0,
-    "sampling": {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 8192, "batch_size": 64},
+    "sampling": {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 8192, "batch_size": 64, "precision": "auto"},
 }  # fmt: skip
 
 
