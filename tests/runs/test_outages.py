@@ -50,9 +50,10 @@ def undisturbed(tmp_path_factory) -> tuple[Path, list[str]]:
 @pytest.mark.parametrize("share", [0.05, 0.6])
 def test_an_outage_costs_time_and_nothing_else(undisturbed, tmp_path, share):
     whole, requests = undisturbed
+    asked = itertools.count(1)
 
     def answer(text):
-        if len(server.requests) == int(share * len(requests)):
+        if next(asked) == int(share * len(requests)):
             server.leave_for(3)
         return verdict(text)
 
@@ -94,8 +95,10 @@ def test_a_judge_that_is_gone_for_good_ends_the_run_with_all_steps_saved(undistu
 
 
 def test_an_outage_before_the_first_step_leaves_nothing_to_save(tmp_path):
+    asked = itertools.count(1)
+
     def answer(text):
-        if len(server.requests) == 5:
+        if next(asked) == 5:
             server.leave()
         return verdict(text)
 

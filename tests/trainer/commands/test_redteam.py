@@ -1,5 +1,6 @@
 """`advgame redteam`: real attacks on models and on a server that answers with whatever it likes; and the reports."""
 
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -203,8 +204,10 @@ def test_a_targets_pace_and_fields_are_settings(seeds, tmp_path):
 
 
 def test_a_target_that_goes_away_is_exit_code_75(seeds, tmp_path, capfd):
+    asked = itertools.count(1)
+
     def answer(text):
-        if len(server.requests) == 3:
+        if next(asked) == 3:
             server.leave()
         return "well"
 
