@@ -67,8 +67,11 @@ def test_a_process_that_is_stopped_is_named_and_then_given_up(tmp_path, silent):
         assert [process.returncode for process in others] == [2, 2]
         assert started[silent].poll() is None
     name = f"process {silent} (pid {started[silent].pid} on {os.uname().nodename}) has not been heard from for "
-    assert told[1][1] == "", "one of them speaks"
-    warning, error = told[0][1].splitlines()
+    # One of them speaks; the second does too if it is so late that it misses the first, which has ended by then.
+    # (torch's store has words of its own for an end that it did not expect.)
+    said = [line for line in told[1][1].splitlines() if line.startswith(("warning: ", "error: "))]
+    assert not said or said[0].startswith("warning: process 0 ")
+    warning, error = (line for line in told[0][1].splitlines() if line.startswith(("warning: ", "error: ")))
     assert warning.startswith(f"warning: {name}") and warning.endswith("the others wait no longer than 2 s")
     assert error.startswith(f"error: {name}")
     assert all(out.startswith(f"reported error: {name}") for out, _ in told)
