@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import random
 import shutil
 import warnings
 from collections.abc import Callable
@@ -35,15 +36,16 @@ def replace_by_folder(file: Path) -> None:
 
 
 WAYS: dict[str, Callable[[Path], object]] = {
-    "missing": Path.unlink,
-    "empty": lambda file: file.write_bytes(b""),
-    "cut": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
-    "a flipped bit": flip,
-    "not UTF-8": lambda file: file.write_bytes(b"\xff\xfe" + file.read_bytes()),
-    "a folder": replace_by_folder,
-    "other JSON": lambda file: file.write_text('["other", 1]\n'),
+    "removed": Path.unlink,
+    "emptied": lambda file: file.write_bytes(b""),
+    "cut in half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "one bit flipped": flip,
+    "overwritten with noise": lambda file: file.write_bytes(random.Random(0).randbytes(1000)),
+    "no longer UTF-8": lambda file: file.write_bytes(b"\xff\xfe" + file.read_bytes()),
+    "made a folder": replace_by_folder,
+    "replaced by other JSON": lambda file: file.write_text('["other", 1]\n'),
 }
-"""How a file may be damaged."""
+"""How a file may be damaged: "a file …"."""
 
 _PLAYER = "checkpoints/step-000004/attacker_ema"
 FILES = (

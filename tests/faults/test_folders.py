@@ -6,19 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from damage import flip, replace_by_folder
+from damage import WAYS
 from faults.commands import REFUSED, refusal
 from faults.forked import start
 from faults.runs import SETTINGS, assert_same, files_of
 
-DAMAGE: dict[str, Callable[[Path], object]] = {
-    "removed": Path.unlink,
-    "emptied": lambda file: file.write_bytes(b""),
-    "cut in half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
-    "one bit flipped": flip,
-    "overwritten with noise": lambda file: file.write_bytes(random.Random(0).randbytes(1000)),
-    "made a folder": replace_by_folder,
-}
 DRAWN = ("curves.png", "evaluation.png", "resources.json")
 """Made anew at the end of a run."""
 NOTICED = "noticed: refused in one line, or the checkpoint before was taken and the run ended bit-identical"
@@ -49,26 +41,26 @@ def go_on(capsys, folder: Path, undisturbed: Path) -> str | None:
     return line
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_file(damage, halfway, undisturbed, tmp_path, capsys, fault, times, seed):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_damaged_file(way, halfway, undisturbed, tmp_path, capsys, fault, times, seed):
     draw, unnoticed = random.Random(seed), []
     files = sorted(file for file in files_of(halfway) if file.name not in DRAWN and "samples" not in file.parts)
     one_of_each = [
         draw.choice([file for file in files if file.name == name]) for name in sorted({f.name for f in files})
     ]
     for file in draw.sample(one_of_each, min(times(2, 100), len(one_of_each))):
-        if (damage, file.name) == ("removed", "metrics.jsonl"):  # as users may, who want the models alone
+        if (way, file.name) == ("removed", "metrics.jsonl"):  # as users may, who want the models alone
             continue
         folder = tmp_path / "run"
         shutil.copytree(halfway, folder)
-        DAMAGE[damage](folder / file)
+        WAYS[way](folder / file)
         try:
             line = go_on(capsys, folder, undisturbed)
             assert line is None or str(folder) in line, line
         except Exception as error:  # all of them are told at the end
             unnoticed.append(f"{file}: {type(error).__name__}: {str(error)[:100]}")
         shutil.rmtree(folder)
-        fault("files", f"a file of a run {damage}", NOTICED)
+        fault("files", f"a file of a run {way}", NOTICED)
     assert not unnoticed, "\n".join(unnoticed)
 
 

@@ -59,7 +59,7 @@ def resumed(run: Path, undamaged: dict[str, Reading]) -> str:
 
 
 def test_the_checkpoint_before_a_damaged_one_is_taken(run, undamaged, tmp_path):
-    copy = damaged_copy(run, tmp_path / "run", "checkpoints/step-000004/state.json", "a flipped bit")
+    copy = damaged_copy(run, tmp_path / "run", "checkpoints/step-000004/state.json", "one bit flipped")
     damaged = checkpoint.folder(copy, 4) / "state.json"
     said = resumed(copy, undamaged)
     assert f"{damaged} is damaged: it is not as it was written; this checkpoint is set aside" in said
@@ -70,7 +70,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(run, undamaged, tmp_path):
 
 
 def test_no_checkpoint_that_is_whole(run, tmp_path):
-    copy = damaged_copy(run, tmp_path / "run", "checkpoints/step-000004/state.json", "empty")
+    copy = damaged_copy(run, tmp_path / "run", "checkpoints/step-000004/state.json", "emptied")
     (checkpoint.folder(copy, 2) / "defender_ema" / "tokenizer.json").unlink()
     reading = read("train", copy)
     assert reading.code == 2 and "there is no other checkpoint that is whole" in reading.said
@@ -114,7 +114,7 @@ def test_metrics_with_a_hole(run, undamaged, tmp_path):
 
 def test_a_checkpoint_keeps_the_settings_itself(run, undamaged, tmp_path):
     """The run's config.yaml is a copy for people."""
-    copy = damaged_copy(run, tmp_path / "run", "config.yaml", "missing")
+    copy = damaged_copy(run, tmp_path / "run", "config.yaml", "removed")
     assert read("evaluate", copy).result == undamaged["evaluate"].result
     resumed(copy, undamaged)
     assert (copy / "config.yaml").read_text() == (checkpoint.folder(copy, 6) / "config.yaml").read_text()

@@ -41,8 +41,11 @@ def evaluate_now(common: Evaluations, step: int, clock: Clock) -> dict:
 
 def _write_initial(common: Evaluations) -> list[Game]:
     games = initial_attacks(common.match.attacker, common.match.rules, common.held_out, common.draws)
-    written = [dataclasses.asdict(game) for game in games]
-    collectives.from_first(lambda: write_text(common.run / INITIAL_ATTACKS, json.dumps(written)))
+
+    def write() -> None:
+        write_text(common.run / INITIAL_ATTACKS, json.dumps([dataclasses.asdict(game) for game in games]))
+
+    collectives.from_first(write)
     return games
 
 
