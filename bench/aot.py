@@ -28,7 +28,8 @@ from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from advgame.kernels.triton import CHUNK_TOKENS, LEVELS, TILE, backward, columns, forward, launch
+from advgame.kernels.decoding import BLOCK
+from advgame.kernels.triton import CHUNK_TOKENS, LEVELS, TILE, backward, columns, decode, forward, launch, sample
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """That a program may use: A100, H100, B200."""
@@ -177,16 +178,27 @@ def builds(target: int) -> Iterator[Build]:
         ):
             config = launch.WEIGHT[size_class][size]
             yield build(name, backward, "weight_kernel", config, absent, precision, group)
+        cache = {"WIDTH": 128, "BLOCK": BLOCK, "BLOCK_D": 128}
+        pointers |= {"places": "*i64", "pieces": "*i32"}
+        pointers |= dict.fromkeys(("keys", "values", "key", "value", "query", "output"), weight)
+        yield build("cache", decode, "cache_kernel", launch.CACHE, {}, cache)
+        for pieces in (1, 3):
+            rows = {"ROWS": 16, "GROUP": 7, "PIECES": pieces}
+            yield build(f"attend {pieces}", decode, "attention_kernel", launch.DECODE[size], {}, cache, rows, precision)
         yield _build("scale", backward, "scale_kernel", dtype, {"gradient": weight}, False, launch.SCALE, {})
     yield _build("combine", forward, "combine_kernel", "fp32", {}, False, launch.COMBINE, {})
     yield _build("below", columns, "below_kernel", "fp32", {}, False, launch.BELOW, {}, {"LEVELS": LEVELS})
+    draws = {"uniforms": "*fp64", "tokens": "*i64"}
+    for name, flags in (("greedy", (True, False)), ("sample", (False, False)), ("sample top-p", (False, True))):
+        chosen = {"GREEDY": flags[0], "TRUNCATED": flags[1], "INVALID": sample.INVALID}
+        yield _build(name, sample, "sample_kernel", "fp32", draws, False, launch.SAMPLE, {}, chosen)
     whole = {"counts": "*i32", "ends": "*i32", "columns": "*i32"}
     yield _build("count", columns, "count_kernel", "fp32", whole, False, launch.COUNT, {})
     yield _build("compact", columns, "compact_kernel", "fp32", whole, False, launch.COUNT, {})
 
 
-SCALARS = {"softcap": "fp32", "inverse_temperature": "fp32"}
-INTEGERS = {"n", "padded", "vocab", "width", "tiles", "first", "capacity", "groups", "size"}
+SCALARS = dict.fromkeys(("softcap", "inverse_temperature", "scale", "temperature", "top_p"), "fp32")
+INTEGERS = {"n", "blocks", "padded", "vocab", "width", "tiles", "first", "capacity", "groups", "size"}
 
 
 def _build(name, module, kernel, dtype, pointers, has_tma, config, absent, *constants) -> Build:

@@ -1,4 +1,4 @@
-"""Sampling: ours against transformers' generate, in float32 and bfloat16, on the same prompts, in one run.
+"""Sampling: ours, transformers' and vLLM's, in float32 and bfloat16, on the same prompts, in one run.
 
     python bench/sampling.py                                  SmolLM2-135M: 32 attacks, 64 answers, medians of 5
     python bench/sampling.py --attacks 16 --answers 32 --repeat 3
@@ -10,7 +10,6 @@ linear layers, by torch, on the tokens that pass through them: what prompts begi
 
 import argparse
 import json
-import platform
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,17 +19,18 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
+from support.engines import Sample, continuous_batching, static_cache, vllm
 from support.generate import GenerateSampler
+from support.machine import machine
 from support.measure import alternate, peak_memory
 from support.rollouts import Endless
 from torch import nn
 from torch.nn import functional
 
-from advgame.kernels.packed import packs
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.prompts.chat import chat_ids
 from advgame.trainer.prompts.templates import Prompts
-from advgame.trainer.rollouts.base import Request, Sampler
+from advgame.trainer.rollouts.base import Request
 from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.rollouts.prefixes import place
 from advgame.trainer.seeds import deal, read_seeds
@@ -63,16 +63,21 @@ def main() -> None:
     parser.add_argument("--attack-tokens", type=int, default=90)
     parser.add_argument("--answer-tokens", type=int, default=120)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="folder for sampling.json and sampling.png")
+    parser.add_argument("--json", type=Path, default=Path("runs/bench/sampling.json"), help="the plot goes beside")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     texts = attack_texts(options.attacks // 2)
     policies = {label: Endless(**vars(load_policy("smollm2-135m", dtype))) for label, dtype in DTYPES.items()}
-    contenders: dict[str, Sampler] = {
-        f"generate {label}": GenerateSampler(policy, "generate") for label, policy in policies.items()
-    }
+    contenders: dict[str, Sample] = {}
+    for label, of_dtype in policies.items():
+        engine = vllm(of_dtype, DTYPES[label], ROWS)
+        contenders |= {
+            f"generate {label}": GenerateSampler(of_dtype, "generate").sample,
+            f"generate, static cache {label}": static_cache(of_dtype),
+            f"continuous batching {label}": continuous_batching(of_dtype),
+        } | ({f"vllm {label}": engine} if engine else {})
     policy = next(iter(policies.values()))
-    contenders |= {f"ours {label}": LocalSampler(policy, "ours", label) for label in policies}
+    contenders |= {f"ours {label}": LocalSampler(policy, "ours", label).sample for label in policies}
     cases = {
         "attacks": (twice(texts, "attack"), options.attack_tokens),
         "answers": (twice(answer_texts(options.answers // 2), "answer"), options.answer_tokens),
@@ -86,10 +91,10 @@ def main() -> None:
             for name, (requests, limit) in cases.items()
         },
     }
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "sampling.json").write_text(json.dumps(report, indent=1) + "\n")
-        draw(report, options.out / "sampling.png")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(report, indent=1) + "\n")
+    draw(report, options.json.with_suffix(".png"))
+    print(f"{options.json} {options.json.with_suffix('.png')}")
 
 
 def attack_texts(count: int) -> list[str]:
@@ -107,7 +112,7 @@ def twice(texts: list[str], kind: str) -> list[Request]:
 
 
 def bench(
-    name: str, contenders: dict[str, Sampler], policy: Endless, requests: list[Request], limit: int, repeat: int
+    name: str, contenders: dict[str, Sample], policy: Endless, requests: list[Request], limit: int, repeat: int
 ) -> dict:
     console = Console(stderr=True)
     sampled = len(requests) * limit
@@ -117,13 +122,13 @@ def bench(
         f"{name}: {len(requests)} samples of {limit} tokens, prompts of {statistics.median(map(len, prompts))}"
     )
 
-    def run(sampler: Sampler, tokens: int) -> Callable[[], object]:
+    def run(sample: Sample, tokens: int) -> Callable[[], object]:
         sampling = SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=tokens, batch_size=ROWS)
-        return lambda: sampler.sample(requests, sampling)
+        return lambda: sample(requests, sampling)
 
-    first = alternate({label: run(sampler, 1) for label, sampler in contenders.items()}, repeat)
-    memory = {label: peak_memory(run(sampler, limit)) for label, sampler in contenders.items()}
-    whole = alternate({label: run(sampler, limit) for label, sampler in contenders.items()}, repeat, warm_up=False)
+    first = alternate({label: run(sample, 1) for label, sample in contenders.items()}, repeat)
+    memory = {label: peak_memory(run(sample, limit)) for label, sample in contenders.items()}
+    whole = alternate({label: run(sample, limit) for label, sample in contenders.items()}, repeat, warm_up=False)
     floors = {label: floor(policy, dtype, once, sampled, repeat) for label, dtype in DTYPES.items()}
     results = [
         Result(
@@ -155,14 +160,6 @@ def floor(policy: Endless, dtype: torch.dtype, prefilled: int, sampled: int, rep
 
     steps = sampled / ROWS
     return pass_through(layers, prefilled) + steps * (pass_through(layers, ROWS) + pass_through([head], ROWS))
-
-
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    told = dict(line.replace("\t", "").split(": ", 1) for line in lines if ": " in line)
-    fast = [label for label, dtype in DTYPES.items() if packs(dtype)]
-    parts = (told.get(key) for key in ("model name", "cpu family", "model"))
-    return f"{platform.machine()}, {' / '.join(map(str, parts))}; packed weights in {' and '.join(fast) or 'nothing'}"
 
 
 def print_table(name: str, results: list[Result]) -> None:
@@ -198,7 +195,8 @@ def draw(report: dict, file: Path) -> None:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for axes, (name, case) in zip(figure.subplots(1, 2), report["cases"].items(), strict=True):
         labels = [result["name"] for result in case["results"]]
-        axes.barh(labels, [result["tokens_per_second"] for result in case["results"]], color=["C7", "C7", "C0", "C0"])
+        colors = ["C0" if label.startswith("ours") else "C7" for label in labels]
+        axes.barh(labels, [result["tokens_per_second"] for result in case["results"]], color=colors)
         axes.invert_yaxis()
         axes.set(title=name, xlabel="sampled tokens per second")
     figure.savefig(file, dpi=120)

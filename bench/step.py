@@ -21,6 +21,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 from support.measure import alternate, peak_memory
+from support.players import make_player, make_policies
 from support.reference import BETA, padded, published_loss, published_metrics
 from support.rollouts import Case, large_vocabulary, qwen, smollm2
 from torch import Tensor
@@ -33,12 +34,11 @@ from advgame.trainer.learn.collate import group_of
 from advgame.trainer.learn.forward import Player, packed_attention, response_hidden
 from advgame.trainer.learn.loss import make_objective
 from advgame.trainer.learn.recompute import Recompute
-from advgame.trainer.learn.step import Learner, accumulate, follow, make_learner
+from advgame.trainer.learn.step import Learner, accumulate, follow
 from advgame.trainer.models.head import head
-from advgame.trainer.models.policy import PlayerPolicies, Policy
 from advgame.trainer.packs import Group, pack, plan_packs
 from advgame.trainer.records import Pair
-from advgame.trainer.settings.schema import LossConfig, OptimizerConfig, PlayerConfig
+from advgame.trainer.settings.schema import LossConfig
 
 Backward = Callable[[Learner, list[Pair]], object]
 """Leaves the gradients of the mean loss over the pairs in the learner's policy."""
@@ -153,7 +153,8 @@ LADDER: dict[str, Backward] = {
 def bench(case: Case, budget: int, repeat: int) -> dict:
     console = Console(stderr=True)
     console.print(f"{case.name}: {len(case.attacker)} pairs of the attacker, {len(case.defender)} of the defender")
-    players = [(make_player(name, case.policy, budget), getattr(case, name)) for name in ("attacker", "defender")]
+    names = ("attacker", "defender")
+    players = [(make_player(name, make_policies(case.policy), budget), getattr(case, name)) for name in names]
     for learner, pairs in players:  # the optimiser's state exists before anything is measured
         step(learner, pairs, LADDER["ours, exact"])
 
@@ -184,20 +185,6 @@ def bench(case: Case, budget: int, repeat: int) -> dict:
         "torch": torch.__version__,
         "results": [dataclasses.asdict(result) for result in results],
     }
-
-
-def make_player(name: str, policy: Policy, budget: int) -> Learner:
-    """A copy of the policy that has moved a little away from its moving average."""
-    optimizer = OptimizerConfig(lr=0.0, tokens_per_pack=budget)
-    config = PlayerConfig(ema_decay=1.0, loss=LossConfig(beta=BETA), optimizer=optimizer)
-    trained, average = (Policy(copy.deepcopy(policy.model), policy.tokenizer) for _ in range(2))
-    generator = torch.Generator(trained.model.device).manual_seed(0)
-    with torch.no_grad():
-        for parameter in trained.model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, device=parameter.device)
-            parameter.add_(1e-3 * parameter.std(correction=0) * noise)
-    average.model.requires_grad_(False)
-    return make_learner(name, PlayerPolicies(trained, average), config)
 
 
 @contextmanager

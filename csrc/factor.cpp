@@ -12,8 +12,6 @@ namespace blas = at::native::cpublas;
 constexpr int64_t kRows = 64;    // rows of the left factor at a time: their parts and results stay in cache
 constexpr int64_t kPanel = 512;  // columns of the right factor per panel, at most: a panel stays in cache too
 
-bool has_tiles() { return blas::could_pack(at::kBFloat16); }
-
 // Returns the bits of the bfloat16 nearest to x, and subtracts it from x.
 __attribute__((always_inline)) inline uint32_t take_bfloat16(float& x) {
   uint32_t bits = std::bit_cast<uint32_t>(x);
@@ -97,6 +95,8 @@ int64_t panel_width(int64_t n) {
 }
 
 }  // namespace
+
+bool has_tiles() { return blas::could_pack(at::kBFloat16); }
 
 Factor::Factor(const at::Tensor& matrix, Precision precision)
     : columns_(matrix.size(1)), limit_(std::max<int64_t>(2, int64_t(precision))) {

@@ -5,6 +5,9 @@
 
 namespace advgame {
 
+// Whether this processor has AMX, which multiplies bfloat16 tiles.
+bool has_tiles();
+
 // How a float32 matrix is multiplied where the processor has AMX.
 //
 // AMX multiplies bfloat16 tiles, into float32 sums, an order of magnitude faster than float32. So a float32 matrix is

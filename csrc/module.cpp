@@ -13,6 +13,7 @@ void empty_pool();
 std::tuple<at::Tensor, at::Tensor> sample_logits(const at::Tensor& logits, const at::Tensor& uniforms,
                                                  double temperature, double top_p);
 
+bool has_tiles();
 bool has_panels(at::ScalarType dtype);
 at::Tensor pack_weight(const at::Tensor& weight);
 at::Tensor packed_linear(const at::Tensor& x, const at::Tensor& packed, const std::optional<at::Tensor>& bias,
@@ -40,6 +41,7 @@ void head_backward(const at::Tensor& hidden, const at::Tensor& weight, const at:
 TORCH_LIBRARY(advgame, m) {
   m.def("pooled(int[] shape, bool zeroed) -> Tensor", &advgame::pooled);
   m.def("empty_pool() -> ()", &advgame::empty_pool);
+  m.def("has_tiles() -> bool", &advgame::has_tiles);
   m.def("has_panels(ScalarType dtype) -> bool", &advgame::has_panels);
   m.def("pack_weight(Tensor weight) -> Tensor");
   m.def("packed_linear(Tensor x, Tensor packed, Tensor? bias, int columns, bool whole) -> Tensor");

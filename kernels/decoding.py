@@ -40,12 +40,14 @@ def cache_tokens(
         keys, values: the layer's, see above; float32 or bfloat16.
         key, value: [T, Hkv, D], of the cache's dtype.
         places: [T] int64, 16 times a token's block plus its place in it; no two may be equal.
-        backend: "eager" (plain PyTorch, the oracle), "cpu" (csrc/) or None, which picks by device.
+        backend: "eager" (plain PyTorch, the oracle), "cpu" (csrc/), "triton", or None, which picks by device.
 
     Raises:
-        ValueError: a wrong shape, dtype, device or place; the message names the argument.
+        ValueError: a wrong shape, dtype, device or place; the message names the argument. Triton does not wait for the
+            device, and leaves tokens out that have no place in the cache.
     """
-    if resolve_backend(backend, keys) == "cpu":
+    backend = resolve_backend(backend, keys)
+    if backend == "cpu":
         torch.ops.advgame.cache_tokens(keys, values, key, value, places.contiguous())
         return
     _check_cache(keys, values)
@@ -54,6 +56,11 @@ def cache_tokens(
     room = keys.size(1) * BLOCK
     whole = places.dim() == 1 and places.dtype == torch.int64
     require(whole, f"places: expected int64 [{len(key)}], got {places.dtype} {list(places.shape)}")
+    if backend == "triton":
+        from advgame.kernels.triton import decode
+
+        decode.cache_tokens(keys, values, key, value, places)
+        return
     inside = bool(((places >= 0) & (places < room)).all())
     require(inside, f"places: some of {places.tolist()} are outside [0, {room})")
     block, offset = places // BLOCK, places % BLOCK
@@ -84,16 +91,24 @@ def cached_attention(
     Returns: [R, Hq, D].
 
     Raises:
-        ValueError: a wrong shape, dtype, device or piece; the message names the argument.
+        ValueError: a wrong shape, dtype, device or piece; the message names the argument. Triton does not wait for the
+            device, and reads no blocks that are not in the cache.
     """
     scale = keys.size(-2) ** -0.5 if scale is None else scale
     require(math.isfinite(scale), f"scale: expected a finite number or None, got {scale}")
-    if resolve_backend(backend, query) == "cpu":
+    backend = resolve_backend(backend, query)
+    if backend == "cpu":
         return torch.ops.advgame.cached_attention(query.contiguous(), keys, values, pieces.contiguous(), scale)
     _check_cache(keys, values)
     _require_tensor("query", query, (query.size(0), query.size(1), keys.size(2)), keys)
     require(query.size(1) % keys.size(0) == 0, f"query: {query.size(1)} heads are no multiple of {keys.size(0)}")
-    _check_pieces(pieces, query.size(0), keys.size(1))
+    fits = pieces.dim() == 3 and pieces.shape[::2] == (query.size(0), 2) and pieces.dtype == torch.int32
+    require(fits, f"pieces: expected int32 [{query.size(0)}, P, 2], got {pieces.dtype} {list(pieces.shape)}")
+    if backend == "triton":
+        from advgame.kernels.triton import decode
+
+        return decode.cached_attention(query, keys, values, pieces, scale)
+    _check_pieces(pieces, keys.size(1))
     return _gathered_attention(query, keys, values, pieces.long(), scale)
 
 
@@ -117,9 +132,7 @@ def _gathered_attention(query: Tensor, keys: Tensor, values: Tensor, pieces: Ten
     return (scores.softmax(-1) @ v).permute(1, 0, 2, 3).reshape(rows, heads, width).to(query.dtype)
 
 
-def _check_pieces(pieces: Tensor, rows: int, blocks: int) -> None:
-    fits = pieces.dim() == 3 and pieces.shape[::2] == (rows, 2) and pieces.dtype == torch.int32
-    require(fits, f"pieces: expected int32 [{rows}, P, 2], got {pieces.dtype} {list(pieces.shape)}")
+def _check_pieces(pieces: Tensor, blocks: int) -> None:
     first, tokens = pieces.long().unbind(-1)
     inside = bool(((first >= 0) & (tokens >= 0) & (first + (tokens + BLOCK - 1) // BLOCK <= blocks)).all())
     require(inside, f"pieces: some of {pieces.tolist()} are not in a cache of {blocks} blocks")

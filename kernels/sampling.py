@@ -28,7 +28,7 @@ def sample_top_p(
         uniforms: [R] float64 in [0, 1), on the device of `logits`.
         temperature: > 0, or 0 for the most probable token (`uniforms` then has no effect).
         top_p: in (0, 1]; at 1 the whole vocabulary is sampled.
-        backend: "eager" (plain PyTorch, the oracle), "cpu" (csrc/) or None, which picks by device.
+        backend: "eager" (plain PyTorch, the oracle), "cpu" (csrc/), "triton", or None, which picks by device.
 
     Returns:
         tokens: [R] int64.
@@ -39,8 +39,16 @@ def sample_top_p(
     """
     _check(logits, uniforms, temperature, top_p)
     logits = logits.float()
-    if resolve_backend(backend, logits) == "cpu":
+    backend = resolve_backend(backend, logits)
+    if backend == "cpu":
         return torch.ops.advgame.sample_logits(logits.contiguous(), uniforms.contiguous(), temperature, top_p)
+    if backend == "triton":
+        from advgame.kernels.triton import sample
+
+        tokens, logprobs = sample.sample_top_p(logits, uniforms, temperature, top_p)
+        if (tokens == sample.INVALID).any():  # the only wait for the device
+            _refuse(logits.logsumexp(-1), uniforms, temperature)
+        return tokens, logprobs
     normalizers = logits.logsumexp(-1)
     probs = torch.softmax(logits / temperature, -1) if temperature else logits
     valid = normalizers.isfinite() & (uniforms >= 0) & (uniforms < 1)

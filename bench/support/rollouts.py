@@ -41,10 +41,18 @@ class Endless(Policy):
 
 
 def smollm2(pairs: int) -> Case:
-    return _case(pairs, "SmolLM2-135M", Endless(**vars(load_policy("smollm2-135m"))))
+    return _case(pairs, "SmolLM2-135M", smollm2_policy())
 
 
 def large_vocabulary(pairs: int) -> Case:
+    return _case(pairs, "30M parameters, V = 152,064", large_vocabulary_policy())
+
+
+def smollm2_policy() -> Endless:
+    return Endless(**vars(load_policy("smollm2-135m")))
+
+
+def large_vocabulary_policy() -> Endless:
     """30M parameters, nearly all of them around a vocabulary of 152,064: random, but its logits spread like
     those of a trained model (about 3 nats a token). Embedding and head are not tied, or it would repeat itself."""
     state = torch.random.get_rng_state()
@@ -57,7 +65,7 @@ def large_vocabulary(pairs: int) -> Case:
     with torch.no_grad():
         model.get_output_embeddings().weight.normal_(std=4.2 / 96**0.5)
     torch.random.set_rng_state(state)
-    return _case(pairs, "30M parameters, V = 152,064", Endless(model, load_policy("smollm2-135m").tokenizer))
+    return Endless(model, load_policy("smollm2-135m").tokenizer)
 
 
 QWEN = {  # name: hidden size, layers, heads, key heads, intermediate size

@@ -80,6 +80,12 @@ ENERGY = {"BLOCK_V": 64, "BLOCK_T": 64, "num_warps": 4}
 BELOW = {"BLOCK": 4096, "num_warps": 8}
 COUNT = {"BLOCK": 2048, "num_warps": 4}
 GATHER = {"BLOCK_V": 64, "BLOCK_T": 64, "num_warps": 4}
+CACHE = {"num_warps": 1}
+DECODE = {
+    2: {"TOKENS": 64, "num_warps": 4, "num_stages": 3},
+    4: {"TOKENS": 32, "num_warps": 4, "num_stages": 2},
+}
+SAMPLE = {"BLOCK": 2048, "num_warps": 8}
 SCALE = {"BLOCK": 4096, "num_warps": 4}
 
 

@@ -29,6 +29,7 @@ STARTED: list[BaseProcess] = []
 
 DOING = {
     Stage.LOAD: "loading",
+    Stage.REFRESH: "loading",
     Stage.ATTACK: "sampling",
     Stage.CHECK: "judging",
     Stage.DEFEND: "sampling",

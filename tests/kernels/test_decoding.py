@@ -1,17 +1,36 @@
-"""Attention of new tokens to a cache of shared pieces: both backends against float64 over the tokens themselves."""
+"""Attention of new tokens to a cache of shared pieces: all backends against float64 over the tokens themselves."""
 
 import math
+from importlib.util import find_spec
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from problems import device_of
 
-from advgame.kernels.decoding import BLOCK, blocks_of, cache_tokens, cached_attention, empty_cache
+from advgame.kernels import decoding
+from advgame.kernels.decoding import BLOCK, blocks_of, empty_cache
 from advgame.kernels.extension import BUILT
 
 CPU = torch.device("cpu")
-BACKENDS = ["eager", pytest.param("cpu", marks=pytest.mark.skipif(not BUILT, reason="C++ operators not built"))]
+CHECKING = ["eager", pytest.param("cpu", marks=pytest.mark.skipif(not BUILT, reason="C++ operators not built"))]
+"""The backends that look at the numbers of their arguments."""
+BACKENDS = [*CHECKING, pytest.param("triton", marks=pytest.mark.skipif(not find_spec("triton"), reason="no Triton"))]
+
+
+def cached_attention(query, keys, values, pieces, *, backend: str, **options):
+    """Where the backend runs."""
+    tensors = (tensor.to(device_of(backend)) for tensor in (query, keys, values, pieces))
+    return decoding.cached_attention(*tensors, backend=backend, **options).cpu()
+
+
+def cache_tokens(keys, values, key, value, places, *, backend: str) -> None:
+    """Where the backend runs."""
+    tensors = [tensor.to(device_of(backend)) for tensor in (keys, values, key, value, places)]
+    decoding.cache_tokens(*tensors, backend=backend)
+    keys.copy_(tensors[0])
+    values.copy_(tensors[1])
 
 
 def random_cache(blocks: int, heads: int, width: int, dtype: torch.dtype, backend: str, seed: int = 0):
@@ -38,7 +57,7 @@ def expected(query, key, value, pieces, scale):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CHECKING)
 @given(
     lengths=st.lists(st.tuples(st.integers(0, 70), st.integers(0, 20), st.integers(1, 40)), min_size=1, max_size=5),
     heads=st.sampled_from([(1, 1), (3, 3), (4, 1), (9, 3), (14, 2), (5, 1)]),
@@ -49,6 +68,21 @@ def expected(query, key, value, pieces, scale):
 )
 def test_against_float64(backend, lengths, heads, width, dtype, scale, seed):
     """Rows share pieces, and some pieces are empty."""
+    check(backend, lengths, heads, width, dtype, scale, seed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("heads", "width", "scale"),
+    [((1, 1), 1, 1.0), ((3, 3), 8, 0.125), ((9, 3), 64, 0.125), ((14, 2), 80, 0.125), ((5, 1), 128, 0.0)],
+)
+def test_triton_against_float64(heads, width, scale, dtype):
+    pytest.importorskip("triton")
+    check("triton", [(70, 0, 1), (64, 20, 40), (17, 3, 16), (0, 0, 1)], heads, width, dtype, scale, seed=1)
+
+
+def check(backend, lengths, heads, width, dtype, scale, seed) -> None:
+    """lengths: of each row's pieces."""
     blocks = 5 + 3 * len(lengths) + 2
     keys, values, key, value = random_cache(blocks, heads[1], width, dtype, backend, seed)
     table = [[(0, a), (5, b), (7 + 3 * row, c)] for row, (a, b, c) in enumerate(lengths)]
@@ -143,11 +177,6 @@ GOOD = {
         ({"values": torch.zeros(2, 4, BLOCK, 16)}, "values"),
         ({"pieces": torch.zeros(2, 1, 2, dtype=torch.int64)}, "pieces"),
         ({"pieces": torch.zeros(3, 1, 2, dtype=torch.int32)}, "pieces"),
-        ({"pieces": torch.tensor([[(0, 49)], [(0, 1)]], dtype=torch.int32)}, "pieces"),
-        ({"pieces": torch.tensor([[(2, 17)], [(0, 1)]], dtype=torch.int32)}, "pieces"),
-        ({"pieces": torch.tensor([[(-1, 2)], [(0, 1)]], dtype=torch.int32)}, "pieces"),
-        ({"pieces": torch.tensor([[(0, -2)], [(0, 1)]], dtype=torch.int32)}, "pieces"),
-        ({"pieces": torch.tensor([[(0, 2**31 - 1)], [(0, 1)]], dtype=torch.int32)}, "pieces"),
         ({"scale": math.nan}, "scale"),
     ],
 )
@@ -157,6 +186,26 @@ def test_bad_arguments_are_named(backend, change, named):
         cached_attention(**arguments, backend=backend)
 
 
+OUTSIDE = [[(0, 49)], [(2, 17)], [(-1, 2)], [(0, -2)], [(0, 2**31 - 1)], [(2**31 - 1, 2)], [(-(2**31), 2**31 - 1)]]
+"""Pieces of three blocks."""
+
+
+@pytest.mark.parametrize("backend", CHECKING)
+@pytest.mark.parametrize("piece", OUTSIDE)
+def test_pieces_outside_the_cache_are_named(backend, piece):
+    with pytest.raises(ValueError, match=r"^pieces"):
+        pieces = torch.tensor([piece, [(0, 1)]], dtype=torch.int32)
+        cached_attention(**GOOD | {"pieces": pieces}, backend=backend)
+
+
+@pytest.mark.parametrize("backend", CHECKING)
+@pytest.mark.parametrize("place", [48, -1, 2**62, -(2**62)])
+def test_places_outside_the_cache_are_named(backend, place):
+    token, places = torch.zeros(2, 2, 16), torch.tensor([0, place])
+    with pytest.raises(ValueError, match=r"^places"):
+        cache_tokens(GOOD["keys"].clone(), GOOD["values"].clone(), token, token, places, backend=backend)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("change", "named"),
@@ -164,15 +213,15 @@ def test_bad_arguments_are_named(backend, change, named):
         ({"key": torch.zeros(3, 2, 16)}, "key"),
         ({"value": torch.zeros(2, 2, 8)}, "value"),
         ({"value": torch.zeros(2, 2, 16).bfloat16()}, "value"),
-        ({"places": torch.tensor([0, 48])}, "places"),
-        ({"places": torch.tensor([0, -1])}, "places"),
         ({"places": torch.zeros(2, dtype=torch.int32)}, "places"),
     ],
 )
 def test_bad_tokens_are_named(backend, change, named):
     good = {"key": torch.zeros(2, 2, 16), "value": torch.zeros(2, 2, 16), "places": torch.tensor([0, 47])}
     with pytest.raises(ValueError, match=f"^{named}"):
-        cache_tokens(torch.zeros(2, 3, 16, BLOCK), torch.zeros(2, 3, BLOCK, 16), **good | change, backend=backend)
+        cache_tokens(
+            torch.zeros(2, 3, 16, BLOCK), torch.zeros(2, 3, BLOCK, 16), *(good | change).values(), backend=backend
+        )
 
 
 def test_blocks():

@@ -6,7 +6,8 @@ import pytest
 import torch
 from problems import gradients, problem
 
-from advgame.kernels import linear_logprobs, linear_policy_loss, linear_preference_loss
+from advgame.kernels import linear_logprobs, linear_policy_loss, linear_preference_loss, sample_top_p
+from advgame.kernels.decoding import BLOCK, cache_tokens, cached_attention
 
 triton = pytest.importorskip("triton")
 if torch.cuda.is_available():
@@ -82,3 +83,39 @@ def test_log_probs_by_pointer_and_by_descriptor(descriptors, monkeypatch):
         leaves = [p[name].requires_grad_() for name in ("hidden", "weight")]
         linear_logprobs(*leaves, p["targets"], temperature=0.7, backend="triton").sum().backward()
     assert "weight_kernel" in ran
+
+
+@pytest.mark.parametrize("piece", [(0, 49), (2, 17), (-1, 2), (0, -2), (0, 2**31 - 1), (2**31 - 1, 2), (-(2**31), 9)])
+@pytest.mark.parametrize("width", [1, 24, 64])
+def test_attention_stays_in_the_cache(piece, width):
+    """Which it is not asked for: pieces are not looked at before they are used."""
+    keys, values = torch.randn(2, 3, width, BLOCK), torch.randn(2, 3, BLOCK, width)
+    pieces = torch.tensor([[(0, 20), piece], [piece, (2, 16)]], dtype=torch.int32)
+    with checked_bounds() as ran:
+        output = cached_attention(torch.randn(2, 6, width), keys, values, pieces, backend="triton")
+    assert ran == ["attention_kernel"] and output.isfinite().all()
+
+
+@pytest.mark.parametrize("place", [48, -1, 2**40, -(2**40)])
+def test_tokens_stay_in_the_cache(place):
+    keys, values = torch.zeros(2, 3, 24, BLOCK), torch.zeros(2, 3, BLOCK, 24)
+    with checked_bounds() as ran:
+        token = torch.ones(2, 2, 24)
+        cache_tokens(keys, values, token, token, torch.tensor([place, 47]), backend="triton")
+    assert ran == ["cache_kernel"] and keys.sum() == values.sum() == 48
+    assert keys[:, 2, :, 15].all() and values[:, 2, 15].all()
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf, 1e38, -1e38, 1e-40])
+@pytest.mark.parametrize("vocab", [1, 9, 2049])
+def test_draws_stay_in_the_vocabulary(vocab, poison):
+    logits, draws = torch.randn(2, vocab), torch.tensor([0.0, 0.999], dtype=torch.float64)
+    logits[0, vocab // 2] = poison
+    with checked_bounds() as ran:
+        try:
+            tokens, _ = sample_top_p(logits, draws, top_p=0.9, backend="triton")
+        except ValueError:
+            assert not math.isfinite(poison)
+        else:
+            assert ((tokens >= 0) & (tokens < vocab)).all()
+    assert ran == ["sample_kernel"]

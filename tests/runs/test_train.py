@@ -49,6 +49,16 @@ def test_every_step_is_played_and_trained(whole_run):
         assert any(not torch.equal(moved[key], start[key]) for key in moved if key.startswith(f"{name}/"))
 
 
+def test_samples_are_compared_with_the_weights_once_a_batch(whole_run):
+    lines = records(whole_run)
+    assert all(("mismatch" in line) == (line["step"] % 2 == 1) for line in lines)
+    for line in lines[::2]:
+        for off in line["mismatch"].values():
+            assert off is None or (0 < off["mean"] <= off["largest"] < 1e-4 and abs(off["k3"]) < 1e-8), line
+    assert all(line["mismatch"]["attacker"] for line in lines[::2])
+    assert any(line["mismatch"]["defender"] for line in lines[::2])
+
+
 def test_what_a_run_leaves_behind(whole_run):
     assert (whole_run / "curves.png").read_bytes().startswith(b"\x89PNG")
     samples = (whole_run / "samples" / "step-000010.txt").read_text()

@@ -11,6 +11,7 @@ class Stage(str, Enum):
     """What a run is doing, in the words in which it is shown and reported."""
 
     LOAD = "loading models"
+    REFRESH = "samplers take the weights"
     ATTACK = "attacker writes"
     CHECK = "judge checks faithfulness"
     DEFEND = "defender answers"

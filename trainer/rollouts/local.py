@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 
 from advgame.kernels import sample_top_p
 from advgame.kernels.decoding import BLOCK, blocks_of
-from advgame.kernels.packed import packs
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.randomness import uniforms
 from advgame.trainer.models.adapters import merged_weights
@@ -21,6 +20,8 @@ from advgame.trainer.records import Rollout
 from advgame.trainer.rollouts.base import Request
 from advgame.trainer.rollouts.decoder import Cache, Decoder, Tokens
 from advgame.trainer.rollouts.prefixes import Piece, place
+from advgame.trainer.rollouts.replay import make_step
+from advgame.trainer.rollouts.speed import bfloat16_pays
 from advgame.trainer.settings.schema import Precision, SamplingConfig
 
 SMALLEST_IN_BFLOAT16 = 256
@@ -100,7 +101,7 @@ class LocalSampler:
         slots, room = min(sampling.batch_size, len(samples)), blocks_of(sampling.max_new_tokens - 1)
         packs = place([sample.prompt_ids for sample in samples], self._decoder.device)
         prompts = sum(pack.blocks for pack in packs)
-        cache = self._decoder.new_cache(prompts + slots * room)
+        cache = self._decoder.new_cache(prompts + slots * room + 1)
         for pack in packs:
             hidden = self._decoder.forward(pack.tokens, cache)
             for begin in range(0, len(pack.members), slots):  # no more logits at a time than later
@@ -108,21 +109,21 @@ class LocalSampler:
                 begun = [samples[i] for i in pack.members[members]]
                 for sample, pieces in zip(begun, pack.pieces[members], strict=True):
                     sample.pieces = pieces
-                self._draw(hidden[pack.last[members]], begun, sampling)
+                self._draw(self._decoder.logits(hidden[pack.last[members]]), begun, sampling)
         self._continue([sample for sample in samples if not self._ended(sample, sampling)], cache, sampling, prompts)
 
     def _continue(self, samples: list["_Sample"], cache: Cache, sampling: SamplingConfig, first_block: int) -> None:
         """To their ends, each in one of the slots, which begin at `first_block`."""
         slots, room = min(sampling.batch_size, len(samples)), blocks_of(sampling.max_new_tokens - 1)
         free = [first_block + slot * room for slot in reversed(range(slots))]
+        step = make_step(self._decoder, cache, spare=first_block + slots * room)
         waiting = samples[::-1]
         running: list[_Sample] = []
         while waiting or running:
             while waiting and free:
                 waiting[-1].block = free.pop()
                 running.append(waiting.pop())
-            hidden = self._decoder.forward(self._newest(running), cache)
-            self._draw(hidden, running, sampling)
+            self._draw(step(self._newest(running)), running, sampling)
             free += [sample.block for sample in running if self._ended(sample, sampling)]
             running = [sample for sample in running if not self._ended(sample, sampling)]
 
@@ -137,13 +138,11 @@ class LocalSampler:
             sees=tensor([[*s.pieces, (s.block, n)] for s, n in zip(samples, counts, strict=True)], dtype=torch.int32),
         )
 
-    def _draw(self, hidden: Tensor, samples: list["_Sample"], sampling: SamplingConfig) -> None:
-        """The next token of each."""
-        draws = torch.stack([sample.draws[len(sample.token_ids)] for sample in samples]).to(hidden.device)
+    def _draw(self, logits: Tensor, samples: list["_Sample"], sampling: SamplingConfig) -> None:
+        """The next token of each. logits: [samples, V]."""
+        draws = torch.stack([sample.draws[len(sample.token_ids)] for sample in samples]).to(logits.device)
         try:
-            tokens, logprobs = sample_top_p(
-                self._decoder.logits(hidden), draws, temperature=sampling.temperature, top_p=sampling.top_p
-            )
+            tokens, logprobs = sample_top_p(logits, draws, temperature=sampling.temperature, top_p=sampling.top_p)
         except ValueError as error:
             raise FloatingPointError(f"the {self._name} cannot be sampled, its weights are broken: {error}") from error
         for sample, token, logprob in zip(samples, tokens.tolist(), logprobs.tolist(), strict=True):
@@ -182,7 +181,7 @@ def sampling_dtype(precision: Precision, model: PreTrainedModel) -> torch.dtype:
     if precision != "auto":
         return torch.float32 if precision == "float32" else torch.bfloat16
     large = model.config.get_text_config().hidden_size >= SMALLEST_IN_BFLOAT16
-    return torch.bfloat16 if model.device.type == "cuda" or (large and packs(torch.bfloat16)) else torch.float32
+    return torch.bfloat16 if model.device.type == "cuda" or (large and bfloat16_pays()) else torch.float32
 
 
 def check_context(policy: Policy, prompt_tokens: int, max_new_tokens: int, name: str) -> None:

@@ -1,5 +1,5 @@
-"""Whether a sampler samples from the weights that it was given: asked after each load, for a sampler with stale or
-misread weights would go unnoticed."""
+"""Whether a sampler samples from the weights that it was given: a sampler with stale or misread weights would go
+unnoticed. It is asked after each load, and what it sampled is compared."""
 
 import torch
 
@@ -7,6 +7,7 @@ from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.learn.forward import reference_logps
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.packs import Group, pack
+from advgame.trainer.records import Game, Rollout
 from advgame.trainer.rollouts.local import LocalSampler
 
 TOLERATED = {torch.float32: 1e-3, torch.bfloat16: 0.2}
@@ -32,3 +33,27 @@ def check_fresh(sampler: LocalSampler, policy: Policy, name: str) -> None:
             f"{name}: its sampler does not compute what its weights do: log-probs of the same tokens differ by "
             f"{difference:.3g}, more than {tolerated}{fix}"
         )
+
+
+def rollout_mismatch(policy: Policy, samples: list[Rollout]) -> dict[str, float]:
+    """How far the log-probs of samples of one prompt are from those that the policy's weights give in training.
+
+    Differences of a token's log-prob, and the KL divergence from the sampler to the policy as k3 estimates it (mean of
+    r - 1 - log r, where r is the ratio of policy to sampler), as if tokens were drawn at temperature 1.
+    """
+    group = Group(samples[0].prompt_ids, [sample.token_ids for sample in samples])
+    sampled = [logprob for sample in samples for logprob in sample.logprobs]
+    logps = reference_logps(policy, pack([group], policy.model.device)).double()
+    log_ratio = logps - torch.tensor(sampled, dtype=torch.float64, device=logps.device)
+    off = log_ratio.abs()
+    return {"mean": off.mean().item(), "largest": off.max().item(), "k3": (log_ratio.expm1() - log_ratio).mean().item()}
+
+
+def first_samples(name: str, games: list[Game]) -> list[Rollout]:
+    """All samples of the first prompt that a player continued, if it continued any. name: attacker or defender."""
+    if name == "attacker":
+        prompts = [[attack.rollout for attack in game.attacks] for game in games]
+    else:
+        prompts = [[response.rollout for response in attack.responses] for game in games for attack in game.shown]
+    samples = ([rollout for rollout in rollouts if rollout] for rollouts in prompts)
+    return next(filter(None, samples), [])

@@ -14,7 +14,7 @@ from advgame.trainer.records import Game
 from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.evaluate import Evaluations
-from advgame.trainer.run.fresh import check_fresh
+from advgame.trainer.run.fresh import check_fresh, first_samples, rollout_mismatch
 from advgame.trainer.run.preflight import Plan, check_budgets, check_output, check_space, make_rules
 from advgame.trainer.settings.schema import Config, PlayerConfig
 
@@ -48,13 +48,25 @@ def make_evaluations(plan: Plan, match: Match, learners: list[Learner], seed: in
     return Evaluations(plan.run, plan.held_out, match, embedder, (seed, "evaluation"))
 
 
-def refresh(match: Match, learners: list[Learner], step: int) -> None:
+def refresh(match: Match, learners: list[Learner], step: int, clock: Clock) -> None:
     """Gives the samplers the weights that play after `step` steps. Raises ConfigError if that cannot be seen."""
-    for sampler, learner in zip((match.attacker, match.defender), learners, strict=True):
-        average = learner.policies.ema.named_parameters().items()
-        sampler.load(average if learner.config.sample_from == "ema" else learner.engine.weights(), version=step)
-        if isinstance(sampler, LocalSampler):
-            check_fresh(sampler, who_plays(learner.policies, learner.config), learner.name)
+    with clock(Stage.REFRESH):
+        for sampler, learner in zip((match.attacker, match.defender), learners, strict=True):
+            average = learner.policies.ema.named_parameters().items()
+            sampler.load(average if learner.config.sample_from == "ema" else learner.engine.weights(), version=step)
+            if isinstance(sampler, LocalSampler):
+                check_fresh(sampler, who_plays(learner.policies, learner.config), learner.name)
+
+
+def mismatches(learners: list[Learner], games: list[Game], clock: Clock) -> dict[str, dict[str, float] | None]:
+    """Of each player, how far its samples' log-probs are from those of the weights that still play, on one prompt."""
+    found = {}
+    with clock(Stage.REFRESH):
+        for learner in learners:
+            samples = first_samples(learner.name, games)
+            weights = who_plays(learner.policies, learner.config)
+            found[learner.name] = rollout_mismatch(weights, samples) if samples else None
+    return found
 
 
 def load_policies(config: Config, saved: Path | None) -> dict[str, PlayerPolicies]:

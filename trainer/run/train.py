@@ -25,7 +25,7 @@ from advgame.trainer.report.console import Progress
 from advgame.trainer.run.evaluate import evaluate_now
 from advgame.trainer.run.folder import EVALUATIONS, METRICS
 from advgame.trainer.run.lock import alone_in
-from advgame.trainer.run.players import make_evaluations, refresh, set_up
+from advgame.trainer.run.players import make_evaluations, mismatches, refresh, set_up
 from advgame.trainer.run.preflight import Plan, preflight
 from advgame.trainer.run.saver import Saver
 from advgame.trainer.run.summary import finished, sum_up, way_on
@@ -73,7 +73,7 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
 
     try:
         if evaluations and is_unmeasured(plan, config):
-            refresh(match, learners, plan.resumed)
+            refresh(match, learners, plan.resumed, clock)
             progress.evaluation_done(plan.resumed, evaluate_now(evaluations, plan.resumed, clock))
         for step in range(plan.resumed, config.steps):
             with collectives.together():
@@ -81,19 +81,21 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
             began = time.perf_counter()
             batch, index = divmod(step, config.steps_per_batch)
             if index == 0:
-                refresh(match, learners, step)
+                refresh(match, learners, step, clock)
                 seeds = deal(plan.seeds, batch, config.batch_size, config.seed)
                 games = play(match, seeds, (config.seed, batch), clock)
             share = part(games, index, config.steps_per_batch)
             lessons = {learner.name: items(learner, share) for learner in learners}
             record: dict = {"step": step + 1, "batch": batch, "game": game_metrics(share, config.judge.success_score)}
+            if index == 0:
+                record["mismatch"] = mismatches(learners, games, clock)
             record |= study(learners, lessons, latest, step, config, clock)
             latest, idle = watch(record, lessons, share, latest, config.alarms)
             record["timing"] = timing(time.perf_counter() - began, clock, games if index == 0 else [])
             saver.finish(record, share, games if index + 1 < config.steps_per_batch else [], lessons)
             progress.step_done(record, share)
             if evaluations and is_due(step, config.eval.every, config):
-                refresh(match, learners, step + 1)
+                refresh(match, learners, step + 1, clock)
                 progress.evaluation_done(step + 1, evaluate_now(evaluations, step + 1, clock))
             saver.write()
             check_skipped(latest, config.alarms)

@@ -43,7 +43,7 @@ class SamplingConfig:
     max_new_tokens: int = setting(2048, "tokens; a sample that has not ended by then counts as `max_length`", low=1)
     batch_size: int = setting(64, "sequences sampled at a time; affects memory, not results", low=1, resume=True)
     precision: Precision = setting(
-        "auto", "of the sampler's copy of the weights; auto is bfloat16 on CUDA and on CPUs that have AVX512_BF16"
+        "auto", "of the sampler's copy of the weights; auto is bfloat16 on CUDA, and on CPUs that are fast at it"
     )
 
 

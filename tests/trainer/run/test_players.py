@@ -23,7 +23,7 @@ def test_samplers_get_the_weights_that_play(tmp_path, sample_from):
     before = match.defender.sample([request], config.defender.sampling)
     learn(learners[1], PAIRS, 0)
     assert match.defender.sample([request], config.defender.sampling) == before
-    refresh(match, learners, 1)
+    refresh(match, learners, 1, Clock())
     (rollout,) = match.defender.sample([request], config.defender.sampling)
     playing = policies.ema if sample_from == "ema" else policies.policy
     (expected,) = LocalSampler(playing, "defender").sample([request], config.defender.sampling)
