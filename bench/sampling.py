@@ -13,6 +13,7 @@ import json
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -62,22 +63,17 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=64, help="samples, two for each prompt")
     parser.add_argument("--attack-tokens", type=int, default=90)
     parser.add_argument("--answer-tokens", type=int, default=120)
+    parser.add_argument("--only", action="append", help="samplers whose names contain this; all if left out")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--json", type=Path, default=Path("runs/bench/sampling.json"), help="the plot goes beside")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     texts = attack_texts(options.attacks // 2)
     policies = {label: Endless(**vars(load_policy("smollm2-135m", dtype))) for label, dtype in DTYPES.items()}
-    contenders: dict[str, Sample] = {}
-    for label, of_dtype in policies.items():
-        engine = vllm(of_dtype, DTYPES[label], ROWS)
-        contenders |= {
-            f"generate {label}": GenerateSampler(of_dtype, "generate").sample,
-            f"generate, static cache {label}": static_cache(of_dtype),
-            f"continuous batching {label}": continuous_batching(of_dtype),
-        } | ({f"vllm {label}": engine} if engine else {})
+    contenders = {
+        name: make() for name, make in samplers(policies).items() if any(part in name for part in options.only or [""])
+    }
     policy = next(iter(policies.values()))
-    contenders |= {f"ours {label}": LocalSampler(policy, "ours", label).sample for label in policies}
     cases = {
         "attacks": (twice(texts, "attack"), options.attack_tokens),
         "answers": (twice(answer_texts(options.answers // 2), "answer"), options.answer_tokens),
@@ -95,6 +91,21 @@ def main() -> None:
     options.json.write_text(json.dumps(report, indent=1) + "\n")
     draw(report, options.json.with_suffix(".png"))
     print(f"{options.json} {options.json.with_suffix('.png')}")
+
+
+def samplers(policies: dict[str, Endless]) -> dict[str, Callable[[], Sample]]:
+    """Each by its name, in each dtype."""
+    policy = next(iter(policies.values()))
+    found: dict[str, Callable[[], Sample]] = {}
+    for label, of_dtype in policies.items():
+        found |= {
+            f"generate {label}": lambda p=of_dtype: GenerateSampler(p, "generate").sample,
+            f"static cache {label}": lambda p=of_dtype: static_cache(p),
+            f"continuous batching {label}": lambda p=of_dtype: continuous_batching(p),
+        }
+        if find_spec("vllm"):
+            found[f"vllm {label}"] = lambda p=of_dtype, dtype=label: vllm(p, dtype, ROWS)
+    return found | {f"ours {label}": lambda p=label: LocalSampler(policy, "ours", p).sample for label in policies}
 
 
 def attack_texts(count: int) -> list[str]:
@@ -176,11 +187,11 @@ def print_table(name: str, results: list[Result]) -> None:
         table.add_column(column, justify="left" if column == "sampler" else "right")
     by_name = {result.name: result for result in results}
     for result in results:
-        dtype = result.name.split()[-1]
+        generate = by_name.get(f"generate {result.name.split()[-1]}")
         table.add_row(
             result.name,
             f"{result.tokens_per_second:.0f}",
-            f"{by_name[f'generate {dtype}'].seconds / result.seconds:.2f}",
+            f"{generate.seconds / result.seconds:.2f}" if generate else "–",
             f"{results[0].seconds / result.seconds:.2f}",
             f"{result.prefill_seconds:.2f}",
             f"{result.over_floor:.2f}",

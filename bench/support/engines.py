@@ -3,10 +3,8 @@
 import os
 import tempfile
 from collections.abc import Callable
-from importlib.util import find_spec
 
-import torch
-from transformers import GenerationConfig
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.prompts.chat import chat_ids
@@ -14,6 +12,7 @@ from advgame.trainer.rollouts.base import Request
 from advgame.trainer.settings.schema import SamplingConfig
 
 Sample = Callable[[list[Request], SamplingConfig], object]
+PAGE, MOST_TOKENS = 256, 2048
 NEVER = -1
 """A token that is never sampled, in the place of those that end a sample."""
 
@@ -33,11 +32,15 @@ def static_cache(policy: Policy) -> Sample:
 
 
 def continuous_batching(policy: Policy) -> Sample:
-    """transformers' own."""
+    """transformers' own, with as many blocks as it needs: left to itself it fills the machine's memory."""
 
     def sample(requests: list[Request], sampling: SamplingConfig) -> None:
         prompts = [chat_ids(policy.tokenizer, request.text) for request in requests]
-        outputs = policy.model.generate_batch(prompts, generation_config=generation(policy, sampling))
+        blocks = sum(1 + -(-(len(prompt) + sampling.max_new_tokens) // PAGE) for prompt in prompts)
+        config = ContinuousBatchingConfig(page_size=PAGE, num_blocks=blocks, max_batch_tokens=MOST_TOKENS)
+        outputs = policy.model.generate_batch(
+            prompts, generation_config=generation(policy, sampling), continuous_batching_config=config
+        )
         assert all(len(output.generated_tokens) == sampling.max_new_tokens for output in outputs.values())
 
     return sample
@@ -55,10 +58,8 @@ def generation(policy: Policy, sampling: SamplingConfig, **options: object) -> G
     )
 
 
-def vllm(policy: Policy, dtype: torch.dtype, batch_size: int) -> Sample | None:
-    """vLLM's engine in this process, with its prefix cache; None where it is not installed."""
-    if not find_spec("vllm"):
-        return None
+def vllm(policy: Policy, dtype: str, batch_size: int) -> Sample:
+    """vLLM's engine in this process, with its prefix cache."""
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
     os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     from vllm import LLM, SamplingParams
@@ -66,8 +67,7 @@ def vllm(policy: Policy, dtype: torch.dtype, batch_size: int) -> Sample | None:
     with tempfile.TemporaryDirectory() as folder:
         policy.model.save_pretrained(folder)
         policy.tokenizer.save_pretrained(folder)
-        name = str(dtype).removeprefix("torch.")
-        engine = LLM(folder, dtype=name, max_num_seqs=batch_size, max_model_len=1024, enforce_eager=True)
+        engine = LLM(folder, dtype=dtype, max_num_seqs=batch_size, max_model_len=1024, enforce_eager=True)
 
     def sample(requests: list[Request], sampling: SamplingConfig) -> None:
         engine.reset_prefix_cache()  # as after each load of weights

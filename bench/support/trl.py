@@ -18,7 +18,7 @@ def trl_step(policy: Policy, texts: list[str], sampling: SamplingConfig, precisi
     As its documentation has it, but that no sample ends early, rewards are given, and the learning rate is 0.
     """
     from datasets import Dataset
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     class Watch(TrainerCallback):
@@ -36,7 +36,7 @@ def trl_step(policy: Policy, texts: list[str], sampling: SamplingConfig, precisi
         policy.model.save_pretrained(model)
         policy.tokenizer.save_pretrained(model)
         watch = Watch()
-        GRPOTrainer(
+        trainer = GRPOTrainer(
             str(model),
             reward_funcs=lambda completions, **_: [next(rewards) for _ in completions],
             args=GRPOConfig(
@@ -55,10 +55,13 @@ def trl_step(policy: Policy, texts: list[str], sampling: SamplingConfig, precisi
                 use_cpu=not torch.cuda.is_available(),
                 shuffle_dataset=False,
                 save_strategy="no",
+                logging_strategy="no",
                 report_to=[],
                 disable_tqdm=True,
             ),
             train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in texts]),
             callbacks=[watch],
-        ).train()
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     return watch.seconds
