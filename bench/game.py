@@ -25,7 +25,7 @@ from support.generate import GenerateSampler
 from support.machine import machine
 from support.measure import synchronize
 from support.players import make_player, make_policies
-from support.rollouts import Endless, large_vocabulary_policy, smollm2_policy
+from support.rollouts import Endless, large_vocabulary_policy, number_prompts, qwen_policy, smollm2_policy
 from support.trl import trl_step
 
 from advgame.trainer.base.clock import Clock, Stage
@@ -45,29 +45,43 @@ PRECISIONS = ["bfloat16"] if torch.cuda.is_available() else ["float32", "bfloat1
 
 Stages = dict[str, float]
 """Seconds of each."""
+Texts = tuple[list[str], list[str]]
+"""What the attacker continues, and the defender."""
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
     policy: Callable[[], Policy]
-    templates: str | None
-    format: str
-    instruction: str
-    attack_tokens: int
-    answer_tokens: int
+    texts: Callable[[], Texts]
+    lengths: tuple[int, int]
+    """Tokens of an attack and of an answer."""
+
+
+def demo_texts() -> Texts:
+    return seed_texts("small", "prompt_only", "Answer in one short sentence.")
+
+
+def usual_texts() -> Texts:
+    return seed_texts(None, "think_prompt", "")
+
+
+def seed_texts(templates: str | None, format: str, instruction: str) -> Texts:
+    """In the place of the attacks the defender is shown other seeds."""
+    files = ["harmful.jsonl", "benign.jsonl"]
+    wording = Prompts(templates)
+    return (
+        [wording.attacker(seed.category, format, seed.query) for seed in deal(read_seeds(files), 0, SEEDS, seed=0)],
+        [wording.defender("any", instruction, seed.query) for seed in deal(read_seeds(files), 1, 2 * SEEDS, seed=0)],
+    )
 
 
 CASES = {
-    "demo": Case(
-        "SmolLM2-135M, the demo's prompts and lengths", smollm2_policy, "small", "prompt_only",
-        "Answer in one short sentence.", 48, 48,
-    ),
-    "long": Case("SmolLM2-135M, 90 and 120 tokens", smollm2_policy, None, "think_prompt", "", 90, 120),
-    "large-vocabulary": Case(
-        "30M parameters, V = 152,064, 90 and 120 tokens", large_vocabulary_policy, None, "think_prompt", "", 90, 120
-    ),
-}  # fmt: skip
+    "demo": Case("SmolLM2-135M, the demo's prompts and lengths", smollm2_policy, demo_texts, (48, 48)),
+    "long": Case("SmolLM2-135M, 90 and 120 tokens", smollm2_policy, usual_texts, (90, 120)),
+    "large-vocabulary": Case("30M parameters, V = 152,064, 48 tokens", large_vocabulary_policy, demo_texts, (48, 48)),
+    "qwen": Case("Qwen2.5's shape", lambda: qwen_policy()[0], lambda: number_prompts(SEEDS, 2 * SEEDS), (250, 250)),
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,7 @@ class Side:
 def bench(case: Case, repeat: int) -> dict:
     console = Console(stderr=True)
     policy = case.policy()
-    texts = prompts(case)
+    texts = case.texts()
     contenders = make_contenders(case, policy, texts)
     if find_spec("trl"):
         contenders |= {f"two TRL trainers {p}": lambda p=p: trl(case, policy, texts, p) for p in PRECISIONS}
@@ -98,7 +112,7 @@ def bench(case: Case, repeat: int) -> dict:
                 rounds[name].append(stages)
     return {
         "case": case.name,
-        "sampled_tokens": 2 * sum(len(part) * limit for part, limit in zip(texts, lengths(case), strict=True)),
+        "sampled_tokens": 2 * sum(len(part) * limit for part, limit in zip(texts, case.lengths, strict=True)),
         "results": [
             {
                 "name": name,
@@ -110,27 +124,11 @@ def bench(case: Case, repeat: int) -> dict:
     }
 
 
-def prompts(case: Case) -> tuple[list[str], list[str]]:
-    """What the attacker continues, and the defender: other seeds in the place of the attacks."""
-    seeds = deal(read_seeds(["harmful.jsonl", "benign.jsonl"]), 0, SEEDS, seed=0)
-    attacks = deal(read_seeds(["harmful.jsonl", "benign.jsonl"]), 1, 2 * SEEDS, seed=0)
-    wording = Prompts(case.templates)
-    return (
-        [wording.attacker(seed.category, case.format, seed.query) for seed in seeds],
-        [wording.defender("any", case.instruction, seed.query) for seed in attacks],
-    )
-
-
-def lengths(case: Case) -> tuple[int, int]:
-    """Tokens of an attack and of an answer."""
-    return case.attack_tokens, case.answer_tokens
-
-
 def sampling_of(case: Case) -> list[SamplingConfig]:
-    return [SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=limit) for limit in lengths(case)]
+    return [SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=limit) for limit in case.lengths]
 
 
-def make_contenders(case: Case, policy: Policy, texts: tuple[list[str], list[str]]) -> dict[str, Callable[[], Stages]]:
+def make_contenders(case: Case, policy: Policy, texts: Texts) -> dict[str, Callable[[], Stages]]:
     """The trainer in each precision, and as it was: all of them with the same weights."""
     policies = {name: make_policies(policy) for name in ("attacker", "defender")}
 
@@ -143,8 +141,7 @@ def make_contenders(case: Case, policy: Policy, texts: tuple[list[str], list[str
             sides.append(Side(player, make_sampler(Endless(**vars(typed.ema)), name), requests, sampling))
         return lambda: game_step(sides)
 
-    generate = {} if torch.cuda.is_available() else {"before, float32": contender("float32", GenerateSampler)}
-    return generate | {
+    return {"before": contender(PRECISIONS[0], GenerateSampler)} | {
         f"ours {precision}": contender(precision, lambda policy, name, p=precision: LocalSampler(policy, name, p))
         for precision in PRECISIONS
     }
@@ -172,7 +169,7 @@ def game_step(sides: list[Side]) -> Stages:
     return clock.take()["stages"]
 
 
-def trl(case: Case, policy: Policy, texts: tuple[list[str], list[str]], precision: str) -> Stages:
+def trl(case: Case, policy: Policy, texts: Texts, precision: str) -> Stages:
     """One player after the other."""
     sides = zip(("attacker's trainer", "defender's trainer"), texts, sampling_of(case), strict=True)
     return {name: trl_step(policy, part, sampling, precision) for name, part, sampling in sides}
@@ -220,7 +217,8 @@ def draw(report: dict, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=CASES, action="append", help="all if left out")
+    usual = ["qwen"] if torch.cuda.is_available() else ["demo", "large-vocabulary"]
+    parser.add_argument("--case", choices=CASES, action="append", help=f"{' and '.join(usual)} if left out")
     parser.add_argument("--repeat", type=int, default=5, help="timed steps of each")
     parser.add_argument("--json", type=Path, default=Path("runs/bench/game.json"), help="results; the plot goes beside")
     options = parser.parse_args()
@@ -228,7 +226,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     options.json.parent.mkdir(parents=True, exist_ok=True)
     report = {"machine": machine(), "threads": torch.get_num_threads(), "repeat": options.repeat, "cases": []}
-    for name in options.case or CASES:
+    for name in options.case or usual:
         report["cases"].append(bench(CASES[name], options.repeat))
         print_table(report["cases"][-1])
         options.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -2,9 +2,10 @@
 # Everything there is to know about a GPU, in one command and at most eight minutes:
 #     bench/gpu.sh [FOLDER]
 # Needs torch, triton and transformers, and no network: what else is wanted (rich, omegaconf, pytest, hypothesis,
-# liger-kernel, cut-cross-entropy, …) is installed from the wheels in ./wheels, if there are any. Builds csrc/ where there is a
-# compiler, tests the kernels on the card, then times the losses against the peers, their kernels one by one, and a training
-# step. Tables, JSON and plots go to FOLDER, by default bench/results/<card>; a part that fails is named at the end.
+# liger-kernel, cut-cross-entropy, …) is installed from the wheels in ./wheels, if there are any. Builds csrc/ where
+# there is a compiler, tests the kernels on the card, then times the losses against the peers, their kernels one by one,
+# a training step, sampling, and whole game steps. Tables, JSON and plots go to FOLDER, by default bench/results/<card>;
+# a part that fails is named at the end.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
@@ -39,7 +40,9 @@ models() {  # tokens
   loss "$1" 4096 128256  # Llama-3.1-8B
 }
 models 8192
-part step 150 $python bench/step.py --json "$out/step.json"
+part step 120 $python bench/step.py --json "$out/step.json"
+part sampling 60 $python bench/sampling.py --only generate --only ours --json "$out/sampling.json"
+part game 60 $python bench/game.py --repeat 3 --json "$out/game.json"
 models 2048
 models 32768
 
@@ -47,5 +50,5 @@ echo "== summary"
 tail -n 3 "$out/tests.txt"
 cat "$out"/loss-*.txt | grep -E "[┃│━]|T="
 grep -E "[┃│━]|T=" "$out/profile.txt"
-grep -E "[┃│━]|tokens" "$out/step.txt"
+grep -hE "[┃│━]|tokens" "$out"/{step,sampling,game}.txt
 [ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}"; exit 1; }

@@ -1,7 +1,9 @@
 """Sampling: ours, transformers' and vLLM's, in float32 and bfloat16, on the same prompts, in one run.
 
     python bench/sampling.py                                  SmolLM2-135M: 32 attacks, 64 answers, medians of 5
-    python bench/sampling.py --attacks 16 --answers 32 --repeat 3
+    python bench/sampling.py --attacks 16 --answers 32 --repeat 3 --only generate --only ours
+
+On a GPU the model is a random one of Qwen2.5's shape.
 
 Attacks continue prompts that share an instruction of some 250 tokens; answers continue prompts of their own, two each.
 No sample ends before its limit, so that everyone samples the same number of tokens. The floor is the time of the bare
@@ -9,10 +11,11 @@ linear layers, by torch, on the tokens that pass through them: what prompts begi
 """
 
 import argparse
+import copy
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,11 +27,10 @@ from support.engines import Sample, continuous_batching, static_cache, vllm
 from support.generate import GenerateSampler
 from support.machine import machine
 from support.measure import alternate, peak_memory
-from support.rollouts import Endless
+from support.rollouts import Endless, number_prompts, qwen_policy, smollm2_policy
 from torch import nn
 from torch.nn import functional
 
-from advgame.trainer.models.load import load_policy
 from advgame.trainer.prompts.chat import chat_ids
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.rollouts.base import Request
@@ -68,15 +70,20 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("runs/bench/sampling.json"), help="the plot goes beside")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    texts = attack_texts(options.attacks // 2)
-    policies = {label: Endless(**vars(load_policy("smollm2-135m", dtype))) for label, dtype in DTYPES.items()}
+    if torch.cuda.is_available():
+        policy, _ = qwen_policy()
+        prompts = number_prompts(options.attacks // 2, options.answers // 2)
+    else:
+        policy = smollm2_policy()
+        prompts = attack_texts(options.attacks // 2), answer_texts(options.answers // 2)
+    policies = {label: replace(policy, model=copy.deepcopy(policy.model).to(dtype)) for label, dtype in DTYPES.items()}
     contenders = {
         name: make() for name, make in samplers(policies).items() if any(part in name for part in options.only or [""])
     }
-    policy = next(iter(policies.values()))
+    limits = options.attack_tokens, options.answer_tokens
     cases = {
-        "attacks": (twice(texts, "attack"), options.attack_tokens),
-        "answers": (twice(answer_texts(options.answers // 2), "answer"), options.answer_tokens),
+        name: (twice(texts, name), limit)
+        for name, texts, limit in zip(("attacks", "answers"), prompts, limits, strict=True)
     }
     report = {
         "machine": machine(),
@@ -93,9 +100,8 @@ def main() -> None:
     print(f"{options.json} {options.json.with_suffix('.png')}")
 
 
-def samplers(policies: dict[str, Endless]) -> dict[str, Callable[[], Sample]]:
-    """Each by its name, in each dtype."""
-    policy = next(iter(policies.values()))
+def samplers(policy: Endless, policies: dict[str, Endless]) -> dict[str, Callable[[], Sample]]:
+    """Each by its name. policies: copies in each dtype."""
     found: dict[str, Callable[[], Sample]] = {}
     for label, of_dtype in policies.items():
         found |= {
@@ -165,7 +171,7 @@ def floor(policy: Endless, dtype: torch.dtype, prefilled: int, sampled: int, rep
     weights = {layer: layer.weight.detach().to(dtype) for layer in [*layers, head]}
 
     def pass_through(modules: list[nn.Linear], rows: int) -> float:
-        inputs = {layer: torch.randn(rows, layer.in_features).to(weights[layer]) for layer in modules}
+        inputs = {layer: weights[layer].new_ones(rows, layer.in_features) for layer in modules}
         run = {"": lambda: [functional.linear(inputs[layer], weights[layer]) for layer in modules]}
         return alternate(run, repeat)[""]
 

@@ -79,7 +79,18 @@ BYTES_PER_PARAMETER = 2 * (4 + 4 + 8 + 4)
 
 
 def qwen(pairs: int) -> Case:
-    """A random model of Qwen2.5's shape, so large that two players leave 40% of the card free; random prompts."""
+    policy, size = qwen_policy()
+    attacker, defender = number_prompts(pairs, pairs)
+    return Case(
+        f"Qwen2.5-{size} shape",
+        policy,
+        _pairs(policy, attacker, 250, "attacker"),
+        _pairs(policy, defender, 250, "defender"),
+    )
+
+
+def qwen_policy() -> tuple[Endless, str]:
+    """A random model of Qwen2.5's shape, so large that two players leave 40% of the card free; and its size."""
     card = torch.cuda.get_device_properties(0).total_memory
     name = None
     for size, (hidden, layers, heads, key_heads, intermediate) in QWEN.items():
@@ -95,20 +106,20 @@ def qwen(pairs: int) -> Case:
         model = Qwen2ForCausalLM(chosen).eval()
     with torch.no_grad():
         model.get_output_embeddings().weight.normal_(std=4.2 / chosen.hidden_size**0.5)  # as above
-    policy = Endless(model, numbers(150000))
+    return Endless(model, numbers(150000)), name
+
+
+def number_prompts(attacks: int, answers: int) -> tuple[list[str], list[str]]:
+    """Random prompts as long as the game's: what the attacker continues, and the defender."""
     generator = torch.Generator().manual_seed(0)
 
     def text(tokens: int) -> str:
         return " ".join(map(str, torch.randint(150000, (tokens,), generator=generator).tolist()))
 
     instructions, opening = [text(230), text(230)], text(20)  # harmful and benign; the chat template's
-    attacker = [f"{instructions[i % 2]} {text(20)}" for i in range(pairs)]
-    defender = [f"{opening} {text(60)}" for _ in range(pairs)]
-    return Case(
-        f"Qwen2.5-{name} shape",
-        policy,
-        _pairs(policy, attacker, 250, "attacker"),
-        _pairs(policy, defender, 250, "defender"),
+    return (
+        [f"{instructions[i % 2]} {text(20)}" for i in range(attacks)],
+        [f"{opening} {text(60)}" for _ in range(answers)],
     )
 
 
