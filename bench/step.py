@@ -36,9 +36,10 @@ from advgame.trainer.learn.loss import make_objective
 from advgame.trainer.learn.recompute import Recompute
 from advgame.trainer.learn.step import Learner, accumulate, follow
 from advgame.trainer.models.head import head
+from advgame.trainer.models.policy import products
 from advgame.trainer.packs import Group, pack, plan_packs
 from advgame.trainer.records import Pair
-from advgame.trainer.settings.schema import LossConfig
+from advgame.trainer.settings.schema import LossConfig, Precision
 
 Backward = Callable[[Learner, list[Pair]], object]
 """Leaves the gradients of the mean loss over the pairs in the learner's policy."""
@@ -123,13 +124,15 @@ def trainers(
     share_prefixes: bool = True,
     recompute: Recompute = "cheap",
     filter_eps: float = LossConfig().filter_eps,
+    precision: Precision = "auto",
 ) -> Backward:
     """What the trainer does, with these ideas on or off."""
 
     def backward(learner: Learner, pairs: list[Pair]) -> None:
         loss = dataclasses.replace(learner.config.loss, filter_eps=filter_eps)
         config = dataclasses.replace(learner.config, reference=reference, loss=loss)
-        player = Player(learner.policies.policy, make_objective(loss))
+        policy = dataclasses.replace(learner.policies.policy, products=products(precision))
+        player = Player(policy, make_objective(loss))
         accumulate(dataclasses.replace(learner, player=player, config=config), pairs, share_prefixes, recompute)
 
     return backward
@@ -146,8 +149,10 @@ LADDER: dict[str, Backward] = {
     "+ rollout reference": trainers("rollout", recompute="none"),
     "+ norms, gates recomputed: ours": trainers("rollout"),
     "ours, exact": trainers("recompute", filter_eps=0.0),
+    "ours, bfloat16": trainers("rollout", precision="bfloat16"),
 }
-"""Each step has one idea more than the one above; the last one is the trainer's with nothing approximated."""
+"""Each step has one idea more than the one above; then the trainer's with nothing approximated, and with products of
+bfloat16."""
 
 
 def bench(case: Case, budget: int, repeat: int) -> dict:
@@ -270,7 +275,7 @@ def draw(reports: list[dict], file: Path) -> None:
     figure = Figure(figsize=(12, 3.8 * len(reports)), layout="constrained")
     grid = figure.subplots(len(reports), 2, squeeze=False, sharey="row")
     for (left, right), report in zip(grid, reports, strict=True):
-        rows = [row for row in report["results"] if row["name"] != "ours, exact"]
+        rows = [row for row in report["results"] if not row["name"].startswith("ours, ")]
         names = [row["name"] for row in rows]
         waterfall(left, names, [row["seconds"] for row in rows], "a step of both players, s", "{:.2f}")
         memory = [row["extra_bytes"] / 2**20 for row in rows]
