@@ -40,6 +40,7 @@ from advgame.trainer.seeds import deal, read_seeds
 from advgame.trainer.settings.schema import SamplingConfig
 
 ROWS = 32
+GROWTH = (8, 32, 128)
 DTYPES = {"bfloat16": torch.bfloat16}
 if not torch.cuda.is_available():
     DTYPES = {"float32": torch.float32} | DTYPES
@@ -94,6 +95,10 @@ def main() -> None:
             for name, (requests, limit) in cases.items()
         },
     }
+    texts, limit = prompts[0], options.attack_tokens
+    report["growth"] = {label: growth(policy, label, texts, limit, options.repeat) for label in DTYPES}
+    report["changed"] = {label: changed(policy, label, cases["answers"][0], options.answer_tokens) for label in DTYPES}
+    print_growth(report)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(report, indent=1) + "\n")
     draw(report, options.json.with_suffix(".png"))
@@ -164,6 +169,28 @@ def bench(
     }
 
 
+def growth(policy: Endless, label: str, texts: list[str], limit: int, repeat: int) -> list[dict]:
+    """Ours, with more and more attacks at a time."""
+    found = []
+    for count in GROWTH:
+        requests = [Request(texts[i % len(texts)], ("growth", i)) for i in range(count)]
+        sampling = SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=limit, batch_size=count)
+        sampler = LocalSampler(policy, "ours", label)
+        run = {"": lambda sampler=sampler, requests=requests, sampling=sampling: sampler.sample(requests, sampling)}
+        seconds = alternate(run, repeat)[""]
+        found.append({"samples": count, "tokens_per_second": count * limit / seconds, "bytes": peak_memory(run[""])})
+    return found
+
+
+def changed(policy: Endless, label: str, requests: list[Request], limit: int) -> dict:
+    """How many samples are others when the order is reversed and there are fewer slots: only rounding may tell."""
+    sampler = LocalSampler(policy, "ours", label)
+    one, other = (SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=limit, batch_size=n) for n in (ROWS, 5))
+    before, after = sampler.sample(requests, one), sampler.sample(requests[::-1], other)[::-1]
+    differing = sum(a.token_ids != b.token_ids for a, b in zip(before, after, strict=True))
+    return {"samples": len(requests), "tokens": limit, "differing": differing}
+
+
 def floor(policy: Endless, dtype: torch.dtype, prefilled: int, sampled: int, repeat: int) -> float:
     """Seconds of the linear layers alone: the body's on all tokens, the head's on the sampled ones."""
     layers = [module for module in policy.model.base_model.modules() if isinstance(module, nn.Linear)]
@@ -203,6 +230,17 @@ def print_table(name: str, results: list[Result]) -> None:
             f"{result.over_floor:.2f}",
             f"{result.extra_bytes / 2**20:,.0f}",
         )
+    Console(width=120).print(table)
+
+
+def print_growth(report: dict) -> None:
+    table = Table(title="ours, attacks at a time", title_justify="left", title_style="bold")
+    for column in ("dtype", *(f"{count}: tokens/s, MiB" for count in GROWTH), "samples that differ in another order"):
+        table.add_column(column, justify="left" if column == "dtype" else "right")
+    for label, rows in report["growth"].items():
+        cells = (f"{row['tokens_per_second']:.0f}, {row['bytes'] / 2**20:.0f}" for row in rows)
+        other = report["changed"][label]
+        table.add_row(label, *cells, f"{other['differing']} of {other['samples']}")
     Console(width=120).print(table)
 
 
