@@ -90,12 +90,18 @@ ADVGAME_AVX512_BF16 inline void tile(const Rows<uint32_t>& rows, int64_t k, cons
 template <typename T>
 void some_rows(int64_t count, const Rows<T>& rows, int64_t k, const T* panel) {
   switch (count) {
-    case 1: return tile<1>(rows, k, panel);
-    case 2: return tile<2>(rows, k, panel);
-    case 3: return tile<3>(rows, k, panel);
-    case 4: return tile<4>(rows, k, panel);
-    case 5: return tile<5>(rows, k, panel);
-    default: return tile<6>(rows, k, panel);
+    case 1:
+      return tile<1>(rows, k, panel);
+    case 2:
+      return tile<2>(rows, k, panel);
+    case 3:
+      return tile<3>(rows, k, panel);
+    case 4:
+      return tile<4>(rows, k, panel);
+    case 5:
+      return tile<5>(rows, k, panel);
+    default:
+      return tile<6>(rows, k, panel);
   }
 }
 

@@ -152,7 +152,7 @@ def _target(options: argparse.Namespace, server: ServerConfig) -> "Sampler":
 
     if _is_server(options.target):
         return ServerSampler(server, TARGET)
-    return LocalSampler(load_policy(options.target), "defender")
+    return LocalSampler(load_policy(options.target), "defender").freeze()
 
 
 def _config_files(options: argparse.Namespace) -> list[str]:

@@ -41,7 +41,7 @@ def load_judge(model: str, sampling: SamplingConfig, prompts: Prompts, material:
     policy.model.requires_grad_(False)
     longest = max(len(chat_ids(policy.tokenizer, text)) for text in every_rubric(prompts, "")) + material
     check_context(policy, longest, sampling.max_new_tokens, "judge")
-    return LocalSampler(policy, "judge", sampling.precision)
+    return LocalSampler(policy, "judge", sampling.precision).freeze()
 
 
 def every_rubric(prompts: Prompts, query: str) -> list[str]:

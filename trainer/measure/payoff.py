@@ -52,11 +52,11 @@ def play_matrix(saved: list[SavedPlayers], seeds: list[Seed], rules: Rules, draw
     keys = game_keys(draws, len(seeds))
 
     def attacks(players: SavedPlayers) -> list[Game]:
-        attacker = LocalSampler(load_policy(players.attacker), "attacker", rules.attacker.sampling.precision)
+        attacker = LocalSampler(load_policy(players.attacker), "attacker", rules.attacker.sampling.precision).freeze()
         return write(rules, attacker, seeds, keys, Clock())
 
     def column(players: SavedPlayers) -> list[dict[str, Rate]]:
-        defender = LocalSampler(load_policy(players.defender), "defender", rules.defender.sampling.precision)
+        defender = LocalSampler(load_policy(players.defender), "defender", rules.defender.sampling.precision).freeze()
         answered = (answer(rules, defender, games, keys, Clock()) for games in written)
         return [rates(games, rules.judging.success_score) for games in answered]
 

@@ -47,6 +47,11 @@ class LocalSampler:
                     self._decoder.set(weight_name.replace(".base_layer", ""), weight)
         self.load(policy.named_parameters().items(), 0)
 
+    def freeze(self) -> "LocalSampler":
+        """Frees the policy's weights, of which it has a copy: for a model that does not change. Returns itself."""
+        self.policy.model.to("meta")
+        return self
+
     @torch.no_grad()
     def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Copies the weights; those of an adapter are added to the model's."""

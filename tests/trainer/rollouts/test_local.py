@@ -245,3 +245,11 @@ def test_broken_weights_are_named_and_nothing_is_sampled(policy, value):
         broken.model.model.norm.weight.fill_(value)
     with pytest.raises(FloatingPointError, match="the player cannot be sampled, its weights are broken: logits"):
         sample(broken, requests(), config())
+
+
+def test_a_model_that_does_not_change_is_held_once(policy):
+    own = Policy(copy.deepcopy(policy.model), policy.tokenizer)
+    expected = sample(policy, requests(), config())
+    sampler = LocalSampler(own, "judge").freeze()
+    assert all(weight.is_meta for weight in own.model.parameters())
+    assert sampler.sample(requests(), config()) == expected
