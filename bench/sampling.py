@@ -40,7 +40,7 @@ from advgame.trainer.seeds import deal, read_seeds
 from advgame.trainer.settings.schema import SamplingConfig
 
 ROWS = 32
-GROWTH = (8, 32, 128)
+GROWTH, GROWTH_TOKENS = (8, 32, 128), 30
 DTYPES = {"bfloat16": torch.bfloat16}
 if not torch.cuda.is_available():
     DTYPES = {"float32": torch.float32} | DTYPES
@@ -95,8 +95,7 @@ def main() -> None:
             for name, (requests, limit) in cases.items()
         },
     }
-    texts, limit = prompts[0], options.attack_tokens
-    report["growth"] = {label: growth(policy, label, texts, limit, options.repeat) for label in DTYPES}
+    report["growth"] = {label: growth(policy, label, prompts[0], options.repeat) for label in DTYPES}
     report["changed"] = {label: changed(policy, label, cases["answers"][0], options.answer_tokens) for label in DTYPES}
     print_growth(report)
     options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -169,16 +168,18 @@ def bench(
     }
 
 
-def growth(policy: Endless, label: str, texts: list[str], limit: int, repeat: int) -> list[dict]:
+def growth(policy: Endless, label: str, texts: list[str], repeat: int) -> list[dict]:
     """Ours, with more and more attacks at a time."""
     found = []
     for count in GROWTH:
         requests = [Request(texts[i % len(texts)], ("growth", i)) for i in range(count)]
-        sampling = SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=limit, batch_size=count)
+        sampling = SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=GROWTH_TOKENS, batch_size=count)
         sampler = LocalSampler(policy, "ours", label)
         run = {"": lambda sampler=sampler, requests=requests, sampling=sampling: sampler.sample(requests, sampling)}
         seconds = alternate(run, repeat)[""]
-        found.append({"samples": count, "tokens_per_second": count * limit / seconds, "bytes": peak_memory(run[""])})
+        found.append(
+            {"samples": count, "tokens_per_second": count * GROWTH_TOKENS / seconds, "bytes": peak_memory(run[""])}
+        )
     return found
 
 
