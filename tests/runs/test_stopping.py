@@ -102,8 +102,8 @@ def test_a_run_that_is_stopped_again_and_again_is_bit_identical(tmp_path, proces
     instants, stops = random.Random(processes), 0
     while True:
         process = start(*EVALUATED, f"output_dir={run}", processes=processes)
-        wait_for(process, run, lines_of(run) + instants.randrange(1, 6))
-        time.sleep(instants.random())  # somewhere in a batch, a step, an evaluation or a save
+        wait_for(process, run, lines_of(run) + instants.randrange(1, 4))
+        time.sleep(instants.random() / 3)  # somewhere in a batch, a step, an evaluation or a save
         if process.poll() is not None:
             break
         process.send_signal(signal.SIGTERM)
