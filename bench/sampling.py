@@ -79,7 +79,9 @@ def main() -> None:
         prompts = attack_texts(options.attacks // 2), answer_texts(options.answers // 2)
     policies = {label: replace(policy, model=copy.deepcopy(policy.model).to(dtype)) for label, dtype in DTYPES.items()}
     contenders = {
-        name: make() for name, make in samplers(policies).items() if any(part in name for part in options.only or [""])
+        name: make()
+        for name, make in samplers(policy, policies).items()
+        if any(part in name for part in options.only or [""])
     }
     limits = options.attack_tokens, options.answer_tokens
     cases = {
