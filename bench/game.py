@@ -196,6 +196,7 @@ def print_table(report: dict) -> None:
 def draw(report: dict, file: Path) -> None:
     """A bar for each contender, of its stages."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     figure = Figure(figsize=(10, 2.6 * len(report["cases"])), layout="constrained")
     stages = list(
@@ -211,9 +212,11 @@ def draw(report: dict, file: Path) -> None:
         axes.invert_yaxis()
         axes.set_title(case["case"], loc="left")
         axes.set(xlabel="seconds of a game step")
-    for number, stage in enumerate(stages):
-        axes.barh([], [], color=f"C{number}", label=stage)
-    figure.legend(loc="outside right center", frameon=False)
+    figure.legend(
+        handles=[Patch(color=f"C{number}", label=stage) for number, stage in enumerate(stages)],
+        loc="outside right center",
+        frameon=False,
+    )
     figure.savefig(file, dpi=120)
 
 
