@@ -21,11 +21,12 @@ ROWS, WIDTH, COLUMNS, REPEATS = 32, 576, 1536, 15
 @functools.cache
 def bfloat16_pays() -> bool:
     """Measured once on a machine and kept in its cache folder: all processes and all runs sample in the same dtype."""
-    folder = cache_folder() / f"products-{hashlib.sha256(_processor().encode()).hexdigest()[:12]}"
+    machine = f"{processor()} / {torch.get_num_threads()} threads / torch {torch.__version__}"
+    folder = cache_folder() / f"products-{hashlib.sha256(machine.encode()).hexdigest()[:12]}"
     if not folder.exists():
         with adding_folder(folder) as half:
             measured = {name: _seconds(getattr(torch, name)) for name in ("float32", "bfloat16")}
-            write_text(half / "seconds.json", json.dumps({"processor": _processor()} | measured))
+            write_text(half / "seconds.json", json.dumps({"processor": machine} | measured))
     seconds = json.loads((folder / "seconds.json").read_text())
     return bool(seconds["float32"] > PAYS * seconds["bfloat16"])
 
@@ -43,12 +44,11 @@ def _timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _processor() -> str:
-    """What /proc/cpuinfo says of it, and the number of threads."""
+def processor() -> str:
+    """What /proc/cpuinfo says of it: name, family and model."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
         lines = []
     told = dict(line.replace("\t", "").split(": ", 1) for line in lines if ": " in line)
-    parts = [told.get(key, "?") for key in ("model name", "cpu family", "model")]
-    return f"{' / '.join(parts)} / {torch.get_num_threads()} threads / torch {torch.__version__}"
+    return " / ".join(told.get(key, "?") for key in ("model name", "cpu family", "model"))
