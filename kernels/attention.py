@@ -1,14 +1,5 @@
-"""Attention over packs of sequences that share prefixes.
-
-A token sees its own segment up to itself, and all segments that its own descends from. This is one causal attention
-within the segments, and one attention without a mask for each pair of depths: the segments of the upper depth are
-neighbouring keys, and the descendants of each of them are neighbouring queries. The outputs are merged by their
-log-sum-exps.
-
-The operators' log-sum-exps are not differentiable, so the merge is not left to autograd. The gradient of a part's
-scores depends on the rest of the softmax through the output and the log-sum-exp alone (Dao 2023, arXiv 2307.08691,
-algorithm 2): given the merged ones, each part's own backward operator computes its share of the whole's gradients.
-"""
+"""Attention over packs of sequences that share prefixes: a token sees its own segment up to itself, and all segments
+that its own descends from."""
 
 import math
 from typing import Any
@@ -17,14 +8,18 @@ import torch
 from torch import Tensor
 
 from advgame.kernels.arguments import require
+from advgame.kernels.extension import BUILT
+from advgame.kernels.merged import attend_in_parts, differentiate_in_parts
 from advgame.kernels.packs import PrefixTree
-from advgame.kernels.varlen import OPERATORS
 
 
 def shared_prefix_attention(
     query: Tensor, key: Tensor, value: Tensor, layout: PrefixTree, *, scale: float | None = None
 ) -> Tensor:
-    """Softmax attention over a pack, differentiable; on CUDA by FlashAttention's operators for variable lengths.
+    """Softmax attention over a pack, differentiable.
+
+    On CPUs an operator of csrc/ computes it, in float32 or float64 throughout. On CUDA FlashAttention's operators for
+    variable lengths compute parts of it, which are merged (kernels/merged.py).
 
     Args:
         query: [T, Hq, D], floating point; on CUDA float16 or bfloat16.
@@ -55,32 +50,23 @@ def shared_prefix_attention(
 class _SharedPrefixAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PrefixTree, scale: float) -> Tensor:
-        attend = OPERATORS["cuda" if query.is_cuda else "cpu"].forward
-        out, lse = attend(query, key, value, layout.segments, layout.segments, True, scale)  # [T, H, D], [H, T]
-        for part in layout.descents:
-            q, k = part.query_tokens, part.key_tokens
-            above, above_lse = attend(query[q], key[k], value[k], part.queries, part.keys, False, scale)
-            merged = torch.logaddexp(lse[:, q], above_lse)
-            share = torch.exp(lse[:, q] - merged).T[:, :, None].to(out.dtype)
-            out[q] = torch.lerp(above, out[q], share)
-            lse[:, q] = merged
+        if BUILT and query.is_cpu:
+            out, lse = torch.ops.advgame.forest_attention(query, key, value, *_forest(layout), scale)
+        else:
+            out, lse = attend_in_parts(query, key, value, layout, scale)
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.layout, ctx.scale = layout, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, lse = ctx.saved_tensors
-        differentiate = OPERATORS["cuda" if query.is_cuda else "cpu"].backward
-        grad_out, own = grad_out.contiguous(), ctx.layout.segments
-        d_query, d_key, d_value = differentiate(grad_out, query, key, value, out, lse, own, own, True, ctx.scale)
-        for part in ctx.layout.descents:
-            q, k = part.query_tokens, part.key_tokens
-            above = differentiate(
-                grad_out[q], query[q], key[k], value[k], out[q], lse[:, q].contiguous(),
-                part.queries, part.keys, False, ctx.scale,
-            )  # fmt: skip
-            d_query[q] += above[0]
-            d_key[k] += above[1]
-            d_value[k] += above[2]
-        return d_query, d_key, d_value, None, None
+        saved = grad_out, *ctx.saved_tensors
+        if BUILT and grad_out.is_cpu:
+            gradients = torch.ops.advgame.forest_attention_backward(*saved, *_forest(ctx.layout), ctx.scale)
+        else:
+            gradients = differentiate_in_parts(*saved, ctx.layout, ctx.scale)
+        return *gradients, None, None
+
+
+def _forest(layout: PrefixTree) -> tuple[list[int], list[int]]:
+    return layout.segments.host, layout.parents

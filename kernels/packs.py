@@ -45,6 +45,8 @@ class PrefixTree:
 
     segments: Bounds
     """All segments, in the pack's order."""
+    parents: list[int]
+    """The segment that each one continues, -1 if it begins a sequence."""
     descents: list[Descent]
     """One for each pair of depths, unless the lower one has no tokens."""
 
@@ -82,7 +84,7 @@ def prefix_tree(lengths: list[int], parents: list[int | None], device: torch.dev
             key_tokens = slice(segments.host[keys.start], segments.host[keys.stop])
             of_queries, of_keys = list(tokens.values()), [lengths[segment] for segment in keys]
             descents.append(Descent(_bounds(of_queries, device), _bounds(of_keys, device), query_tokens, key_tokens))
-    return PrefixTree(segments, descents)
+    return PrefixTree(segments, above, descents)
 
 
 def _depths(lengths: list[int], parents: list[int | None]) -> list[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from advgame.trainer.models.layers import fuse_layers
 from advgame.trainer.models.policy import PlayerPolicies, Policy
 from advgame.trainer.run.players import load_policies
 from advgame.trainer.run.train import train
@@ -44,7 +45,9 @@ def random_model(family: str, **options) -> PreTrainedModel:
         **{"sliding_window": None} | options,
     )  # fmt: skip
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config).eval()
+    model = AutoModelForCausalLM.from_config(config).eval()
+    fuse_layers(model)  # as it is when loaded
+    return model
 
 
 def policy_of(model: PreTrainedModel, products: torch.dtype = torch.float32) -> Policy:

@@ -2,14 +2,25 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from advgame.kernels import prefix_tree, shared_prefix_attention
+from advgame.kernels import attention, prefix_tree, shared_prefix_attention
+from advgame.kernels.extension import BUILT
 from advgame.kernels.varlen import OPERATORS
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(
+    params=[pytest.param(True, marks=pytest.mark.skipif(not BUILT, reason="C++ operators not built")), False],
+    ids=["compiled", "in parts"],
+)
+def path(request, monkeypatch) -> bool:
+    """Whether csrc/ computes attention, or operators of PyTorch whose results are merged."""
+    monkeypatch.setattr(attention, "BUILT", request.param)
+    return request.param
 
 
 @st.composite
@@ -54,9 +65,9 @@ def inputs(tokens: int, heads: int, key_heads: int, width: int, dtype, seed: int
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(forests(), st.sampled_from([(4, 4), (6, 2), (3, 1)]), st.sampled_from([None, 0.7]), st.integers(0, 99))
-def test_equals_attention_under_the_mask(forest, heads, scale, seed):
+def test_equals_attention_under_the_mask(path, forest, heads, scale, seed):
     layout = prefix_tree(*forest, CPU)
     tensors = inputs(sum(forest[0]), *heads, 8, torch.float64, seed)
     actual = shared_prefix_attention(*tensors, layout, scale=scale)
@@ -69,7 +80,7 @@ def test_equals_attention_under_the_mask(forest, heads, scale, seed):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
-def test_long_sequences(dtype, tolerance):
+def test_long_sequences(path, dtype, tolerance):
     forest = [130, 70, 90, 150, 64, 1, 33, 120, 40], [None, None, 0, 0, 1, 1, 1, 2, 4]
     layout = prefix_tree(*forest, CPU)
     tensors = inputs(sum(forest[0]), 6, 2, 64, dtype)
@@ -82,13 +93,30 @@ def test_long_sequences(dtype, tolerance):
         assert (a.double() - e).norm() < tolerance * e.norm()
 
 
-def test_gradcheck():
+@pytest.mark.skipif(not BUILT, reason="C++ operators not built")
+def test_the_same_on_any_number_of_threads():
+    """Bit for bit: how a backward pass is cut depends on the pack alone."""
+    lengths, parents = [130, 70, 90, 150, 64, 1, 33], [None, None, 0, 0, 1, 1, 1]
+    layout = prefix_tree(lengths, parents, CPU)
+    results, usual = [], torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            tensors = inputs(sum(lengths), 6, 2, 64, torch.float32)
+            out = shared_prefix_attention(*tensors, layout)
+            results.append([out, *torch.autograd.grad(out.square().sum(), tensors)])
+        finally:
+            torch.set_num_threads(usual)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_gradcheck(path):
     layout = prefix_tree([3, 2, 2, 1, 2, 3], [None, None, 0, 0, 1, 2], CPU)
     tensors = inputs(13, 4, 2, 4, torch.float64)
     assert torch.autograd.gradcheck(lambda *t: shared_prefix_attention(*t, layout), tensors)
 
 
-def test_strided_heads():
+def test_strided_heads(path):
     """As a model hands them over: [heads, T, D], transposed."""
     layout = prefix_tree([5, 4, 3], [None, 0, 0], CPU)
     tensors = inputs(12, 4, 2, 8, torch.float32)

@@ -50,6 +50,45 @@ def backward(**change) -> None:
     torch.ops.advgame.head_backward(**arguments | change)
 
 
+TREE = {"bounds": [0, 3, 5], "parents": [-1, 0], "scale": 0.5}
+
+
+def attention(**change) -> tuple[torch.Tensor, ...]:
+    arguments = {"query": torch.ones(5, 4, 8), "key": torch.ones(5, 2, 8), "value": torch.ones(5, 2, 8)}
+    return torch.ops.advgame.forest_attention(**arguments | TREE | change)
+
+
+def attention_backward(**change) -> tuple[torch.Tensor, ...]:
+    arguments = {
+        "grad_out": torch.ones(5, 4, 8),
+        "query": torch.ones(5, 4, 8),
+        "key": torch.ones(5, 2, 8),
+        "value": torch.ones(5, 2, 8),
+        "out": torch.ones(5, 4, 8),
+        "lse": torch.zeros(4, 5),
+    }
+    return torch.ops.advgame.forest_attention_backward(**arguments | TREE | change)
+
+
+def norm(**change) -> tuple[torch.Tensor, ...]:
+    arguments = {"x": torch.ones(3, 8), "weight": torch.ones(8), "eps": 1e-5, "dtype": torch.float32}
+    return torch.ops.advgame.rms_norm(**arguments | change)
+
+
+def norm_backward(**change) -> tuple[torch.Tensor, ...]:
+    arguments = {"grad": torch.ones(3, 8), "x": torch.ones(3, 8), "weight": torch.ones(8), "inverse": torch.ones(3)}
+    return torch.ops.advgame.rms_norm_backward(**arguments | change)
+
+
+def gate(**change) -> torch.Tensor:
+    return torch.ops.advgame.silu_gate(**{"gate": torch.ones(3, 8), "up": torch.ones(3, 8)} | change)
+
+
+def gate_backward(**change) -> tuple[torch.Tensor, ...]:
+    arguments = {"grad": torch.ones(3, 8), "gate": torch.ones(3, 8), "up": torch.ones(3, 8)}
+    return torch.ops.advgame.silu_gate_backward(**arguments | change)
+
+
 def sample(**change) -> tuple[torch.Tensor, ...]:
     arguments = {
         "logits": torch.zeros(3, 7),
@@ -119,11 +158,73 @@ def test_good_arguments_are_taken():
     assert len(forward()) == 6
     backward()
     assert [result.shape for result in sample()] == [(3,), (3,)]
+    assert [result.shape for result in attention()] == [(5, 4, 8), (4, 5)]
+    assert [result.shape for result in attention_backward()] == [(5, 4, 8), (5, 2, 8), (5, 2, 8)]
+    assert [result.shape for result in norm()] == [(3, 8), (3,)]
+    assert [result.shape for result in norm_backward()] == [(3, 8), (8,)]
+    assert gate().shape == (3, 8) and [result.shape for result in gate_backward()] == [(3, 8), (3, 8)]
+
+
+WIDE = torch.ones(5, 4, 8, dtype=torch.float64)
+REFUSED = {
+    forward: FORWARD,
+    backward: BACKWARD,
+    sample: SAMPLE,
+    attention: [
+        ("query", torch.ones(5, 8)),
+        ("query", torch.ones(5, 4, 8, dtype=torch.long)),
+        ("key", torch.ones(4, 2, 8)),
+        ("key", torch.ones(5, 3, 8)),
+        ("key", torch.ones(5, 0, 8)),
+        ("value", torch.ones(5, 2, 7)),
+        ("value", torch.ones(5, 2, 8, dtype=torch.float64)),
+        ("bounds", [0, 3]),
+        ("bounds", [0, 3, 6]),
+        ("bounds", [1, 3, 5]),
+        ("bounds", [0, 6, 5]),
+        ("parents", [-1, 1]),
+        ("parents", [-2, 0]),
+    ],
+    attention_backward: [
+        ("grad_out", torch.ones(5, 4, 7)),
+        ("grad_out", WIDE),
+        ("out", torch.ones(4, 4, 8)),
+        ("out", WIDE),
+        ("lse", torch.zeros(5, 4)),
+        ("lse", torch.zeros(5, 4).T),
+        ("bounds", [0, 7, 5]),
+    ],
+    norm: [
+        ("x", torch.ones(8)),
+        ("x", torch.ones(8, 3).T),
+        ("x", torch.ones(3, 8, dtype=torch.float16)),
+        ("weight", torch.ones(7)),
+        ("weight", torch.ones(16)[::2]),
+        ("weight", torch.ones(8, dtype=torch.bfloat16)),
+        ("dtype", torch.float16),
+    ],
+    norm_backward: [
+        ("grad", torch.ones(3, 7)),
+        ("grad", torch.ones(8, 3).T),
+        ("x", torch.ones(8, 3).T),
+        ("weight", torch.ones(7)),
+        ("inverse", torch.ones(2)),
+        ("inverse", torch.ones(6)[::2]),
+    ],
+    gate: [
+        ("gate", torch.ones(8)),
+        ("gate", torch.ones(3, 8, dtype=torch.float64)),
+        ("up", torch.ones(3, 7)),
+        ("up", torch.ones(8, 3).T),
+        ("up", torch.ones(3, 8, dtype=torch.bfloat16)),
+    ],
+    gate_backward: [("grad", torch.ones(3, 7)), ("grad", torch.ones(8, 3).T), ("up", torch.ones(2, 8))],
+}
 
 
 @pytest.mark.parametrize(
     ("operator", "name", "value"),
-    [(op, *case) for op, cases in ((forward, FORWARD), (backward, BACKWARD), (sample, SAMPLE)) for case in cases],
+    [(operator, *case) for operator, cases in REFUSED.items() for case in cases],
 )
 def test_bad_arguments_are_refused_by_name(operator, name, value):
     with pytest.raises(ValueError, match=f"^{name}: "):

@@ -22,6 +22,7 @@ from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.text import one_line
 from advgame.trainer.models.adapters import base_of, merge_adapter
 from advgame.trainer.models.head import check_head
+from advgame.trainer.models.layers import fuse_layers
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.models.sources import ADAPTER, resolve_model
 from advgame.trainer.models.weights import check_files, check_finite, load_weights
@@ -48,6 +49,8 @@ def load_policy(source: str | Path, dtype: torch.dtype = torch.float32) -> Polic
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
         _apply_liger_kernel_to_instance(model, cross_entropy=False, fused_linear_cross_entropy=False)
+    else:
+        fuse_layers(model)
     check_head(model, str(source))
     return policy
 

@@ -17,6 +17,7 @@ from advgame.kernels import PrefixTree, shared_prefix_attention
 from advgame.kernels.decoding import cache_tokens, cached_attention, empty_cache
 from advgame.kernels.packed import PackedWeight, pack_weight, packed_linear
 from advgame.trainer.models.head import head
+from advgame.trainer.models.layers import fuse_layers
 
 ATTENTION = "advgame_cached"
 
@@ -88,6 +89,7 @@ def _empty_copy(model: PreTrainedModel) -> PreTrainedModel:
     """The same modules, with buffers and without weights, adapters or the attention of others."""
     with torch.device("meta"):
         copied = type(model)(copy.deepcopy(model.config))
+    fuse_layers(copied)
     copied.eval().requires_grad_(False).set_attn_implementation(ATTENTION)
     for name, _ in list(copied.named_buffers()):
         parent, _, leaf = name.rpartition(".")
