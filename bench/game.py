@@ -1,4 +1,4 @@
-"""Whole game steps: ours, the same with transformers' generate in float32 as before, and two TRL trainers, in one run.
+"""Whole game steps: ours; as before, with transformers' generate and PyTorch's layers in float32; and two TRL trainers.
 
     python bench/game.py                              SmolLM2-135M, and a small model with a vocabulary of 152,064
     python bench/game.py --case demo --repeat 9
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import transformers
@@ -28,6 +29,7 @@ from support.players import make_player, make_policies
 from support.rollouts import Endless, large_vocabulary_policy, number_prompts, qwen_policy, smollm2_policy
 from support.trl import trl_step
 
+from advgame.kernels import attention, layers
 from advgame.trainer.base.clock import Clock, Stage
 from advgame.trainer.learn.step import Learner, learn
 from advgame.trainer.models.policy import PlayerPolicies, Policy, products
@@ -143,10 +145,17 @@ def make_contenders(case: Case, policy: Policy, texts: Texts) -> dict[str, Calla
             sides.append(Side(player, make_sampler(Endless(**vars(typed.ema)), name), requests, sampling))
         return lambda: game_step(sides)
 
-    return {"before": contender(PRECISIONS[0], GenerateSampler)} | {
+    before = contender(PRECISIONS[0], GenerateSampler)
+    return {"before": lambda: with_pytorch_layers(before)} | {
         f"ours {precision}": contender(precision, lambda policy, name, p=precision: LocalSampler(policy, name, p))
         for precision in PRECISIONS
     }
+
+
+def with_pytorch_layers(step: Callable[[], Stages]) -> Stages:
+    """Attention, norms and gates by PyTorch's operators, and not by those of csrc/."""
+    with patch.object(attention, "BUILT", False), patch.object(layers, "BUILT", False):
+        return step()
 
 
 def game_step(sides: list[Side]) -> Stages:
