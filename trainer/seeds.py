@@ -131,7 +131,7 @@ def _permutation(size: int, epoch: int, turn: int, seed: int) -> list[int]:
 
 
 def _shipped() -> str:
-    return ", ".join(sorted(path.name for path in DATA.glob("*.jsonl")))
+    return ", ".join(sorted(str(path.relative_to(DATA)) for path in DATA.rglob("*.jsonl")))
 
 
 def _refuse(constant: str) -> None:

@@ -321,6 +321,7 @@ class TaughtAttackerConfig:
     format: Literal["prompt_only", "any_prompt"] = setting(
         "prompt_only", "which of the game's formats it is asked for; it is taught to write no thoughts"
     )
+    sampling: SamplingConfig = section(partial(SamplingConfig, max_new_tokens=96), "how it samples for the report")
 
 
 @dataclass
@@ -335,6 +336,7 @@ class TaughtDefenderConfig:
     short_share: float = setting(
         0.66, "share of the answers that are cut to 8 tokens: the decision is what is taught", low=0, high=1
     )
+    sampling: SamplingConfig = section(partial(SamplingConfig, max_new_tokens=48), "how it samples for the report")
 
 
 @dataclass
@@ -352,10 +354,10 @@ class WarmstartConfig:
     player: Literal["attacker", "defender"] = setting("defender", "who is taught")
     model: str = setting("smollm2-135m", "what it starts from, as for a player of the game")
     pairs: list[str] = setting(
-        ["look-alikes.jsonl"], "JSONL files of look-alikes, as paths or as names of shipped sets"
+        ["players/look-alikes.jsonl"], "JSONL files of look-alikes, as paths or as names of shipped sets"
     )
     wrappings: list[str] = setting(
-        ["wrappings.jsonl"], "JSONL files of wrappings, as paths or as names of shipped sets"
+        ["players/wrappings.jsonl"], "JSONL files of wrappings, as paths or as names of shipped sets"
     )
     seed: int = setting(0, "seed of all random numbers", low=0)
     examples: int = setting(1920, "number of examples that it is shown, one after another", low=1, resume=True)
@@ -369,7 +371,6 @@ class WarmstartConfig:
     )
     checkpoint: CheckpointConfig = section(partial(CheckpointConfig, keep=1), "when the run is saved")
     held_out: HeldOutConfig = section(HeldOutConfig, "what the player is measured on at the end")
-    sampling: SamplingConfig = section(partial(SamplingConfig, max_new_tokens=48), "how it samples for the report")
     judge: JudgeConfig = section(JudgeConfig, "who scores the report")
 
 
