@@ -311,9 +311,9 @@ class RedTeamConfig(Config):
 
 @dataclass
 class ComplyConfig:
-    plain: float = setting(0.0, "as it is", low=0, high=1)
-    light: float = setting(0.12, "in a light wrapping", low=0, high=1)
-    heavy: float = setting(0.85, "in a heavy wrapping", low=0, high=1)
+    plain: float = setting(0.0, "share of those that are shown as they are", low=0, high=1)
+    light: float = setting(0.12, "share of those in a light wrapping", low=0, high=1)
+    heavy: float = setting(0.85, "share of those in a heavy wrapping", low=0, high=1)
 
 
 @dataclass
@@ -328,7 +328,7 @@ class TaughtAttackerConfig:
 class TaughtDefenderConfig:
     instruction: str = setting("", "a sentence added to every query, as in the game")
     comply: ComplyConfig = section(
-        ComplyConfig, "shares of the harmful queries that it is taught to comply with, without content"
+        ComplyConfig, "how many of the harmful queries it is taught to comply with, in answers without content"
     )
     first_tokens_weight: float = setting(
         6.0, "weight of an answer's first 3 tokens, which decide; that of the others is 1", low=1, high=1000

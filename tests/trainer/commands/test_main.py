@@ -8,14 +8,14 @@ import pytest
 
 from advgame.trainer.commands.main import COMMANDS, main, make_parser, parse
 from advgame.trainer.settings.load import load_config
-from advgame.trainer.settings.schema import Config, fields
+from advgame.trainer.settings.schema import Config, WarmstartConfig, fields
 
 
 def test_help_lists_every_command(capsys):
     with pytest.raises(SystemExit) as left:
         main(["--help"])
     shown = capsys.readouterr().out
-    assert left.value.code == 0 and list(COMMANDS) == ["train", "evaluate", "crossplay", "redteam"]
+    assert left.value.code == 0 and list(COMMANDS) == ["train", "warmstart", "evaluate", "crossplay", "redteam"]
     assert " ".join(shown.split()) == " ".join(make_parser().format_help().split())
     for name, command in COMMANDS.items():
         assert name in shown and " ".join(command.HELP.split()) in " ".join(shown.split())
@@ -30,18 +30,30 @@ def test_every_command_has_help_and_takes_settings(command, capsys):
     assert shown.startswith(f"usage: advgame {command} ") and "key=value" in shown
 
 
-def test_the_help_of_train_has_every_setting(capsys):
+@pytest.mark.parametrize(
+    ("command", "schema", "lines"),
+    [
+        (
+            "train",
+            Config,
+            [
+                "judge.model = null (str | None)",
+                "attacker.train = true (bool)",
+                "seeds.files = ['harmful.jsonl', 'benign.jsonl'] (list[str])",
+                "judge.kind = rules (rules|model|server|arena)",
+                "attacker.optimizer.lr = 1e-06 (float)",
+            ],
+        ),
+        ("warmstart", WarmstartConfig, ["player = defender (attacker|defender)", "optimizer.lr = 0.0001 (float)"]),
+    ],
+)
+def test_the_help_has_every_setting(command, schema, lines, capsys):
     with pytest.raises(SystemExit):
-        main(["train", "--help"])
+        main([command, "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    for name, field, _ in fields(Config()):
+    for name, field, _ in fields(schema()):
         assert f" {name} = " in shown and " ".join(field.metadata["doc"].split()) in shown, name
-    for line in (
-        "judge.model = null (str | None)",
-        "attacker.train = true (bool)",
-        "seeds.files = ['harmful.jsonl', 'benign.jsonl'] (list[str])",
-        "judge.kind = rules (rules|model|server|arena)",
-    ):
+    for line in lines:
         assert line in shown
 
 
