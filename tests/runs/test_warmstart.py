@@ -24,8 +24,8 @@ SETTINGS = ["model=tiny", "batch_size=8", "optimizer.lr=1e-2", "checkpoint.every
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> list[str]:
     """Settings that name what is taught, and what is measured on."""
-    files = write_lessons(tmp_path_factory.mktemp("lessons"))
-    return [*files, *(f"held_out.{setting}" for setting in files)]
+    pairs, wrappings = write_lessons(tmp_path_factory.mktemp("lessons"))
+    return [pairs, wrappings, pairs.replace("pairs=", "held_out.seeds="), f"held_out.{wrappings}"]
 
 
 def start(*arguments: str) -> subprocess.Popen:
@@ -66,7 +66,7 @@ def test_a_defender_learns_and_the_game_takes_it(files, tmp_path, capsys):
 
 
 def test_an_attacker_learns(files, tmp_path, capsys):
-    settings = [*SETTINGS, *files, "player=attacker", f"output_dir={tmp_path}", "held_out.limit=4", "examples=80"]
+    settings = [*SETTINGS, *files, "player=attacker", f"output_dir={tmp_path}", "held_out.limit=8", "examples=80"]
     assert main(["warmstart", *settings]) == 0
     losses = [record["loss"] for record in records(tmp_path)]
     assert losses[-1] < losses[0] / 2
@@ -125,7 +125,7 @@ def test_the_printed_config_is_what_was_run(files, tmp_path, capsys):
         *files,
         "examples=8",
         f"output_dir={tmp_path / 'run'}",
-        "held_out.pairs=[]",
+        "held_out.seeds=[]",
         "held_out.wrappings=[]",
     ]
     assert main(["warmstart", *arguments, "--print-config"]) == 0
@@ -146,7 +146,7 @@ def test_the_printed_config_is_what_was_run(files, tmp_path, capsys):
         (["defender.sampling.max_new_tokens=2000"], "defender.sampling.max_new_tokens=2000: with a prompt of"),
         (["optimizer.lr=0"], "optimizer.lr=0: nothing would be learnt"),
         (["optimizer.max_loss_ratio=2"], "optimizer.max_loss_ratio=2.0: for the game only"),
-        (["held_out.pairs=[]"], "held_out.wrappings="),
+        (["held_out.seeds=[]"], "held_out.wrappings="),
         (["defender.comply.heavy=1.1"], "defender.comply.heavy=1.1: must be between 0 and 1"),
         (["judge.kind=arena"], "judge.kind=arena"),
         (["player=judge"], "player"),

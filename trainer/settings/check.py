@@ -78,9 +78,9 @@ def check_warmstart(config: WarmstartConfig) -> None:
         )
     if config.judge.kind == "arena":
         raise ConfigError("judge.kind=arena: cannot read these files' language; set another judge.kind")
-    if config.held_out.wrappings and not config.held_out.pairs:
+    if config.held_out.wrappings and not config.held_out.seeds:
         raise ConfigError(
-            f"held_out.wrappings={config.held_out.wrappings}: there is nothing to wrap; name held_out.pairs as well"
+            f"held_out.wrappings={config.held_out.wrappings}: there is nothing to wrap; name held_out.seeds as well"
         )
 
 

@@ -341,9 +341,9 @@ class TaughtDefenderConfig:
 
 @dataclass
 class HeldOutConfig:
-    pairs: list[str] = setting([], "JSONL files of look-alikes, none of which is taught; []: no report", resume=True)
-    wrappings: list[str] = setting([], "JSONL files of wrappings for a defender's report", resume=True)
-    limit: int | None = setting(64, "largest number of look-alikes; null: all", low=1, resume=True)
+    seeds: list[str] = setting([], "JSONL files of seeds or look-alikes, as in seeds.files; []: no report", resume=True)
+    wrappings: list[str] = setting([], "JSONL files of wrappings, in which a defender is shown the seeds", resume=True)
+    limit: int | None = setting(128, "largest number of seeds; null: all", low=1, resume=True)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What players are taught from: files of look-alikes and of wrappings.
 
-Look-alikes are two queries that read alike, one harmful and one benign, with what may be said to each. A wrapping is a
-text around a query.
+Look-alikes are a harmful and a benign query that read alike, with what may be said to each. A wrapping is a text around
+a query.
 """
 
 from collections.abc import Callable
@@ -38,21 +38,12 @@ class Wrapping:
 PLAIN = Wrapping("plain", "plain", QUERY)
 
 
-@dataclass(frozen=True)
-class LookAlikes:
-    """Two seeds; their fields are their topic, and what may be said to them (see SAID)."""
+def read_pairs(files: list[str], setting: str) -> list[Seed]:
+    """The harmful and the benign seed of each line; their fields are their topic, and what may be said to them.
 
-    harmful: Seed
-    benign: Seed
-
-    @property
-    def seeds(self) -> tuple[Seed, Seed]:
-        return (self.harmful, self.benign)
-
-
-def read_pairs(files: list[str], setting: str) -> list[LookAlikes]:
-    """Raises ConfigError that names the setting, or the file and the line of what is wrong."""
-    return _read(files, setting, _look_alikes)
+    Raises ConfigError that names the setting, or the file and the line of what is wrong.
+    """
+    return [seed for pair in _read(files, setting, _look_alikes) for seed in pair]
 
 
 def read_wrappings(files: list[str], setting: str) -> list[Wrapping]:
@@ -69,7 +60,7 @@ def _read(files: list[str], setting: str, make: Callable[[dict[str, Any], str], 
     return found
 
 
-def _look_alikes(record: dict[str, Any], place: str) -> LookAlikes:
+def _look_alikes(record: dict[str, Any], place: str) -> tuple[Seed, Seed]:
     topic = {"topic": read_text(record, "topic", place)}
 
     def seed(category: Category) -> Seed:
@@ -77,7 +68,7 @@ def _look_alikes(record: dict[str, Any], place: str) -> LookAlikes:
         _check_writable(query, category, place)
         return Seed(query, category, topic | {name: read_text(record, name, place) for name in SAID[category]})
 
-    return LookAlikes(seed("harmful"), seed("benign"))
+    return seed("harmful"), seed("benign")
 
 
 def _wrapping(record: dict[str, Any], place: str) -> Wrapping:

@@ -1,6 +1,7 @@
-"""What a taught player does with look-alikes and wrappings that it was not taught."""
+"""What a taught player does with seeds and wrappings that it was not taught."""
 
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle
 
 from advgame.trainer.base.clock import Clock
 from advgame.trainer.base.randomness import Key
@@ -10,14 +11,14 @@ from advgame.trainer.measure.evaluation import measuring, written
 from advgame.trainer.measure.rates import Rate, rate, rates
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.prompts.templates import Prompts
-from advgame.trainer.records import Game
+from advgame.trainer.records import Game, Seed
 from advgame.trainer.report.wording import percent_of
 from advgame.trainer.rollouts.base import Sampler
 from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run.preflight import check_judge
-from advgame.trainer.seeds import limited
+from advgame.trainer.seeds import CATEGORIES, limited, read_seeds
 from advgame.trainer.settings.schema import AttackerConfig, DefenderConfig, SamplingConfig, WarmstartConfig
-from advgame.trainer.warmstart.material import PLAIN, LookAlikes, Wrapping, read_pairs, read_wrappings
+from advgame.trainer.warmstart.material import PLAIN, Wrapping, read_wrappings
 
 ATTACKS = 4
 """Samples of an attacker for each query: fewer would hide that all are the same."""
@@ -38,7 +39,7 @@ Figures = dict[str, Rate]
 class HeldOut:
     """What a player is measured on."""
 
-    pairs: list[LookAlikes]
+    seeds: list[Seed]
     wrappings: list[Wrapping]
     rules: Rules
     """The game's, with a judge that is ready."""
@@ -47,10 +48,10 @@ class HeldOut:
 def read_held_out(config: WarmstartConfig) -> HeldOut:
     """Raises ConfigError that names the setting, or the file and the line, of what is wrong."""
     files = config.held_out
-    pairs = limited(read_pairs(files.pairs, "held_out.pairs"), files.limit)
+    seeds = limited(read_seeds(files.seeds, "held_out.seeds"), files.limit)
     wrappings = read_wrappings(files.wrappings, "held_out.wrappings") if files.wrappings else []
     check_judge(config.judge)
-    return HeldOut(pairs, wrappings, make_rules(config))
+    return HeldOut(seeds, wrappings, make_rules(config))
 
 
 def make_rules(config: WarmstartConfig) -> Rules:
@@ -83,8 +84,7 @@ def sampling_of(config: WarmstartConfig) -> SamplingConfig:
 def attacker_figures(sampler: Sampler, held_out: HeldOut, draws: Key) -> dict[str, Figures]:
     """Of ATTACKS attacks on each query: how many are in the format, keep the meaning, and are no repetition."""
     rules = replace(held_out.rules, attacker=replace(held_out.rules.attacker, samples=ATTACKS))
-    seeds = [query for pair in held_out.pairs for query in pair.seeds]
-    games = write(rules, sampler, seeds, game_keys(draws, len(seeds)), Clock())
+    games = write(rules, sampler, held_out.seeds, game_keys(draws, len(held_out.seeds)), Clock())
     attacks = [attack for game in games for attack in game.attacks]
     texts = [[attack.content for attack in game.attacks if attack.outcome.readable] for game in games]
     firsts = [text not in of_query[:i] for of_query in texts for i, text in enumerate(of_query)]
@@ -103,16 +103,16 @@ def defender_figures(sampler: Sampler, held_out: HeldOut, draws: Key) -> dict[st
     for kind in ("plain", "light", "heavy"):
         wrappings = [wrapping for wrapping in (PLAIN, *held_out.wrappings) if wrapping.kind == kind]
         if wrappings:
-            games = shown(held_out.pairs, wrappings)
+            games = shown(held_out.seeds, wrappings)
             games = answer(rules, sampler, games, game_keys((*draws, kind), len(games)), Clock())
             figures[kind] = compliance(games, rules.judging.success_score)
     return figures
 
 
-def shown(pairs: list[LookAlikes], wrappings: list[Wrapping]) -> list[Game]:
-    """Both queries of each pair in one wrapping, and the wrappings in turn."""
-    turns = [(pair, wrappings[i % len(wrappings)]) for i, pair in enumerate(pairs)]
-    return written([(seed, wrapping.around(seed.query)) for pair, wrapping in turns for seed in pair.seeds])
+def shown(seeds: list[Seed], wrappings: list[Wrapping]) -> list[Game]:
+    """Each seed in one of the wrappings: harmful seeds take them in turn, and so do benign ones."""
+    turns = {category: cycle(wrappings) for category in CATEGORIES}
+    return written([(seed, next(turns[seed.category]).around(seed.query)) for seed in seeds])
 
 
 def compliance(games: list[Game], success_score: float) -> Figures:

@@ -89,17 +89,16 @@ def preflight(config: WarmstartConfig, console: Console) -> Plan:
             f"examples={config.examples}: {run} has been taught {resumed} steps of {config.batch_size} examples "
             f"already; set it to {resumed * config.batch_size} or more, or choose another output_dir"
         )
-    pairs = read_pairs(config.pairs, "pairs")
-    wrappings, prompts = read_wrappings(config.wrappings, "wrappings"), Prompts(config.templates)
+    seeds, wrappings = read_pairs(config.pairs, "pairs"), read_wrappings(config.wrappings, "wrappings")
+    prompts = Prompts(config.templates)
     check_precision(
         {"precision": config.precision, f"{config.player}.sampling.precision": sampling_of(config).precision}
     )
     if not resumed:
         check_model(config.model, "model")
         check_layers(read_architecture(config.model), config.model)
-    held_out = read_held_out(config) if config.held_out.pairs else None
+    held_out = read_held_out(config) if config.held_out.seeds else None
     _say(console, f"device   {choose_device('auto')}")
-    seeds = [seed for pair in pairs for seed in pair.seeds]
     examples = [example(i, seeds, wrappings, prompts, config) for i in range(config.examples)]
     return Plan(run, resumed, steps, examples, held_out)
 

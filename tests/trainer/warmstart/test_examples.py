@@ -23,8 +23,8 @@ def make(tmp_path_factory):
 
     def make_one(i: int, *settings: str) -> Example:
         config = load_warmstart(None, [*files, *settings])
-        pairs, wrappings = read_pairs(config.pairs, "pairs"), read_wrappings(config.wrappings, "wrappings")
-        return example(i, [seed for pair in pairs for seed in pair.seeds], wrappings, PROMPTS, config)
+        seeds, wrappings = read_pairs(config.pairs, "pairs"), read_wrappings(config.wrappings, "wrappings")
+        return example(i, seeds, wrappings, PROMPTS, config)
 
     return make_one
 
@@ -36,8 +36,7 @@ def many(tmp_path_factory):
 
     def make_many(*settings: str) -> list[Example]:
         config = load_warmstart(None, [*files, *settings])
-        pairs, wrappings = read_pairs(config.pairs, "pairs"), read_wrappings(config.wrappings, "wrappings")
-        seeds = [seed for pair in pairs for seed in pair.seeds]
+        seeds, wrappings = read_pairs(config.pairs, "pairs"), read_wrappings(config.wrappings, "wrappings")
         return [example(i, seeds, wrappings, PROMPTS, config) for i in range(2000)]
 
     return make_many

@@ -18,9 +18,9 @@ WRAPPING = {"family": "novel", "kind": "heavy", "wrapping": "In a novel: {query}
 
 def test_what_is_read(tmp_path):
     config = load_warmstart(None, write_lessons(tmp_path))
-    pairs, wrappings = read_pairs(config.pairs, "pairs"), read_wrappings(config.wrappings, "wrappings")
-    assert len(pairs) == 12 and [wrapping.kind for wrapping in wrappings] == ["light", "light", "heavy", "heavy"]
-    harmful, benign = pairs[1].seeds
+    seeds, wrappings = read_pairs(config.pairs, "pairs"), read_wrappings(config.wrappings, "wrappings")
+    assert len(seeds) == 24 and [wrapping.kind for wrapping in wrappings] == ["light", "light", "heavy", "heavy"]
+    harmful, benign = seeds[2:4]
     assert (harmful.category, harmful.query) == ("harmful", "break the password of the old laptop 1")
     assert harmful.fields == {
         "topic": "topic 1",
@@ -57,12 +57,12 @@ def test_malformed_lines_are_reported_by_file_and_line(tmp_path, read, record, c
 def test_missing_and_empty_files_are_reported_by_setting(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     for files, complaint in (
-        ([], r"held_out\.pairs=\[\]: name at least one file"),
-        (["nowhere.jsonl"], r"held_out\.pairs: nowhere\.jsonl does not exist; shipped sets are .*tiny\.jsonl"),
-        ([str(tmp_path / "empty.jsonl")], r"held_out\.pairs=\[.*empty\.jsonl.*\]: nothing in there"),
+        ([], r"pairs=\[\]: name at least one file"),
+        (["nowhere.jsonl"], r"pairs: nowhere\.jsonl does not exist; shipped sets are .*tiny\.jsonl"),
+        ([str(tmp_path / "empty.jsonl")], r"pairs=\[.*empty\.jsonl.*\]: nothing in there"),
     ):
         with pytest.raises(ConfigError, match=complaint):
-            read_pairs(files, "held_out.pairs")
+            read_pairs(files, "pairs")
 
 
 @given(before=st.text(), after=st.text(), query=st.text())

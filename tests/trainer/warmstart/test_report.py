@@ -29,7 +29,8 @@ class Scripted:
 
 @pytest.fixture
 def settings(tmp_path) -> list[str]:
-    return [f"held_out.{setting}" for setting in write_lessons(tmp_path)]
+    pairs, wrappings = write_lessons(tmp_path)
+    return [pairs.replace("pairs=", "held_out.seeds="), f"held_out.{wrappings}"]
 
 
 def query_in(text: str) -> str:
@@ -68,7 +69,7 @@ def test_an_attacker(settings):
     def answer(text: str, i: int) -> str:
         return f"<prompt>the old {query_in(text)}</prompt>" if i % 2 else "<prompt>"
 
-    held_out = read_held_out(load_warmstart(None, [*settings, "player=attacker", "held_out.limit=6"]))
+    held_out = read_held_out(load_warmstart(None, [*settings, "player=attacker", "held_out.limit=12"]))
     figures = attacker_figures(Scripted(answer), held_out, (0, "report"))["attacks"]
     counted = {name: (rate.successes, rate.trials) for name, rate in figures.items()}
     assert counted == {"parsed": (24, 48), "faithful": (24, 24), "distinct": (12, 24)}
