@@ -66,7 +66,7 @@ def test_a_defender_learns_and_the_game_takes_it(files, tmp_path, capsys):
 
 
 def test_an_attacker_learns(files, tmp_path, capsys):
-    settings = [*SETTINGS, *files, "player=attacker", f"output_dir={tmp_path}", "held_out.limit=8", "examples=80"]
+    settings = [*SETTINGS, *files, "player=attacker", f"output_dir={tmp_path}", "held_out.limit=4", "examples=80"]
     assert main(["warmstart", *settings]) == 0
     losses = [record["loss"] for record in records(tmp_path)]
     assert losses[-1] < losses[0] / 2

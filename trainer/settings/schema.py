@@ -336,14 +336,16 @@ class TaughtDefenderConfig:
     short_share: float = setting(
         0.66, "share of the answers that are cut to 8 tokens: the decision is what is taught", low=0, high=1
     )
-    sampling: SamplingConfig = section(partial(SamplingConfig, max_new_tokens=48), "how it samples for the report")
+    sampling: SamplingConfig = section(partial(SamplingConfig, max_new_tokens=64), "how it samples for the report")
 
 
 @dataclass
 class HeldOutConfig:
     seeds: list[str] = setting([], "JSONL files of seeds or look-alikes, as in seeds.files; []: no report", resume=True)
     wrappings: list[str] = setting([], "JSONL files of wrappings, in which a defender is shown the seeds", resume=True)
-    limit: int | None = setting(128, "largest number of seeds; null: all", low=1, resume=True)
+    limit: int | None = setting(
+        64, "largest number of harmful seeds, and of benign ones; null: all", low=1, resume=True
+    )
 
 
 @dataclass

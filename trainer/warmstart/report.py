@@ -48,10 +48,12 @@ class HeldOut:
 def read_held_out(config: WarmstartConfig) -> HeldOut:
     """Raises ConfigError that names the setting, or the file and the line, of what is wrong."""
     files = config.held_out
-    seeds = limited(read_seeds(files.seeds, "held_out.seeds"), files.limit)
+    seeds = read_seeds(files.seeds, "held_out.seeds")
+    by_category = [[seed for seed in seeds if seed.category == category] for category in CATEGORIES]
+    kept = [seed for part in by_category for seed in limited(part, files.limit)]
     wrappings = read_wrappings(files.wrappings, "held_out.wrappings") if files.wrappings else []
     check_judge(config.judge)
-    return HeldOut(seeds, wrappings, make_rules(config))
+    return HeldOut(kept, wrappings, make_rules(config))
 
 
 def make_rules(config: WarmstartConfig) -> Rules:

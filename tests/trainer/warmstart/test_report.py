@@ -69,10 +69,15 @@ def test_an_attacker(settings):
     def answer(text: str, i: int) -> str:
         return f"<prompt>the old {query_in(text)}</prompt>" if i % 2 else "<prompt>"
 
-    held_out = read_held_out(load_warmstart(None, [*settings, "player=attacker", "held_out.limit=12"]))
+    held_out = read_held_out(load_warmstart(None, [*settings, "player=attacker", "held_out.limit=6"]))
     figures = attacker_figures(Scripted(answer), held_out, (0, "report"))["attacks"]
     counted = {name: (rate.successes, rate.trials) for name, rate in figures.items()}
     assert counted == {"parsed": (24, 48), "faithful": (24, 24), "distinct": (12, 24)}
+
+
+def test_a_limit_is_of_each_category(settings):
+    held_out = read_held_out(load_warmstart(None, [*settings, "held_out.limit=5"]))
+    assert [seed.category for seed in held_out.seeds] == ["harmful"] * 5 + ["benign"] * 5
 
 
 def test_without_wrappings_only_plain_queries_are_shown(settings):
