@@ -30,31 +30,29 @@ def test_every_command_has_help_and_takes_settings(command, capsys):
     assert shown.startswith(f"usage: advgame {command} ") and "key=value" in shown
 
 
-@pytest.mark.parametrize(
-    ("command", "schema", "lines"),
-    [
-        (
-            "train",
-            Config,
-            [
-                "judge.model = null (str | None)",
-                "attacker.train = true (bool)",
-                "seeds.files = ['harmful.jsonl', 'benign.jsonl'] (list[str])",
-                "judge.kind = rules (rules|model|server|arena)",
-                "attacker.optimizer.lr = 1e-06 (float)",
-            ],
-        ),
-        ("warmstart", WarmstartConfig, ["player = defender (attacker|defender)", "optimizer.lr = 0.0001 (float)"]),
-    ],
-)
-def test_the_help_has_every_setting(command, schema, lines, capsys):
+def test_the_help_of_train_has_every_setting(capsys):
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        main(["train", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    for name, field, _ in fields(schema()):
+    for name, field, _ in fields(Config()):
         assert f" {name} = " in shown and " ".join(field.metadata["doc"].split()) in shown, name
-    for line in lines:
+    for line in (
+        "judge.model = null (str | None)",
+        "attacker.train = true (bool)",
+        "seeds.files = ['harmful.jsonl', 'benign.jsonl'] (list[str])",
+        "judge.kind = rules (rules|model|server|arena)",
+    ):
         assert line in shown
+
+
+def test_the_help_of_warmstart_has_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["warmstart", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, field, _ in fields(WarmstartConfig()):
+        assert f" {name} = " in shown and " ".join(field.metadata["doc"].split()) in shown, name
+    assert "player = defender (attacker|defender)" in shown
+    assert "optimizer.lr = 0.0001 (float)" in shown  # its own default, not the game's
 
 
 def test_help_needs_no_library_that_is_slow_to_import():
