@@ -51,12 +51,12 @@ def assert_equal(run: Path, whole: Path, steps: int) -> None:
 
 def test_a_defender_learns_and_the_game_takes_it(files, tmp_path, capsys):
     run = tmp_path / "run"
-    assert main(["warmstart", *SETTINGS, *files, "examples=236", f"output_dir={run}"]) == 0
+    assert main(["warmstart", *SETTINGS, *files, "examples=240", f"output_dir={run}"]) == 0
     losses = [record["loss"] for record in records(run)]
     assert len(losses) == 30 and losses[-1] < losses[0] / 3
-    assert [record["examples"] for record in records(run)] == [8] * 29 + [4]
+    assert [record["examples"] for record in records(run)] == [8] * 30
     shown = capsys.readouterr().out
-    assert "lessons  236 in 30 steps" in shown and "step 30/30  loss" in shown
+    assert "lessons  240 in 30 steps" in shown and "step 30/30  loss" in shown
     report = json.loads((run / "report.json").read_text())
     asked = {kind: Rate(**figures["attack_success"]).asked for kind, figures in report.items()}
     assert asked == {"plain": 12, "light": 12, "heavy": 12}
@@ -144,6 +144,7 @@ def test_the_printed_config_is_what_was_run(files, tmp_path, capsys):
         (["model=nowhere"], "model: model nowhere: neither a folder"),
         (["optimizer.tokens_per_pack=9"], "optimizer.tokens_per_pack=9: the longest example has"),
         (["defender.sampling.max_new_tokens=2000"], "defender.sampling.max_new_tokens=2000: with a prompt of"),
+        (["examples=20"], "examples=20: not whole steps of batch_size=8 examples; set it to 24"),
         (["optimizer.lr=0"], "optimizer.lr=0: nothing would be learnt"),
         (["optimizer.max_loss_ratio=2"], "optimizer.max_loss_ratio=2.0: for the game only"),
         (["held_out.seeds=[]"], "held_out.wrappings="),

@@ -70,6 +70,12 @@ def check_warmstart(config: WarmstartConfig) -> None:
     check_values(config)
     check_judge(config.judge)
     _check_optimizer("optimizer", config.optimizer)
+    if config.examples % config.batch_size:
+        more = config.batch_size - config.examples % config.batch_size
+        raise ConfigError(
+            f"examples={config.examples}: not whole steps of batch_size={config.batch_size} examples; set it to "
+            f"{config.examples + more}"
+        )
     if config.optimizer.lr == 0:
         raise ConfigError("optimizer.lr=0: nothing would be learnt; raise it")
     if config.optimizer.max_loss_ratio is not None:

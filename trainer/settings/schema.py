@@ -362,7 +362,7 @@ class WarmstartConfig:
         ["players/wrappings.jsonl"], "JSONL files of wrappings, as paths or as names of shipped sets"
     )
     seed: int = setting(0, "seed of all random numbers", low=0)
-    examples: int = setting(1920, "number of examples that it is shown, one after another", low=1, resume=True)
+    examples: int = setting(1920, "number of examples that it is shown, in whole steps", low=1, resume=True)
     batch_size: int = setting(16, "examples of an optimiser step", low=1)
     templates: str | None = setting("small", "as in the game; null: the shipped templates")
     precision: Precision = setting("auto", "of matrix products, as for a player of the game")

@@ -1,7 +1,6 @@
 """A warm start from its first example to the model that is saved. It resumes bit for bit, as a run of the game does."""
 
 import json
-import math
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -83,7 +82,7 @@ def warmstart(config: WarmstartConfig, console: Console) -> None:
 def preflight(config: WarmstartConfig, console: Console) -> Plan:
     """Checks all that can be checked before the model is loaded. Raises ConfigError that names the setting or file."""
     run = to_path(config.output_dir)
-    resumed, steps = checkpoint.resume(run, config), math.ceil(config.examples / config.batch_size)
+    resumed, steps = checkpoint.resume(run, config), config.examples // config.batch_size
     if resumed > steps:
         raise ConfigError(
             f"examples={config.examples}: {run} has been taught {resumed} steps of {config.batch_size} examples "
