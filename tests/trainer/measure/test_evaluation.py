@@ -9,7 +9,7 @@ from helpers import records, run_tiny, torchrun
 
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.game.play import Match, Rules
-from advgame.trainer.judges.rules import judge_by_rules
+from advgame.trainer.judges.phrases import judge_by_phrases
 from advgame.trainer.measure.evaluation import (
     HeldOut,
     evaluate,
@@ -43,7 +43,7 @@ def test_what_is_kept(evaluated):
     assert kept[0]["current"] == kept[0]["initial"]  # the same players, the same draws
     assert kept[-1]["current"] != kept[-1]["initial"]
     assert kept[0]["signs"]["attack_length_ratio"] == 1
-    assert kept[-1]["signs"]["attack_length_ratio"] != 1
+    assert kept[-1]["signs"]["response_length_ratio"] != 1
     assert (evaluated / "evaluation.png").read_bytes().startswith(b"\x89PNG")
     json.loads((evaluated / "evaluation.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
 
@@ -125,7 +125,7 @@ def test_seeds_are_asked_as_they_are_and_attacks_judged_on_what_they_mean():
 def rules() -> Rules:
     """Of the tiny config, whose players write and answer several times and are judged in pairs."""
     config = load_config("tiny", ["defender.replay_seeds=true", "judge.faithfulness=false"])
-    return Rules(Prompts(config.templates), judge_by_rules, config.attacker, config.defender, config.judge)
+    return Rules(Prompts(config.templates), judge_by_phrases, config.attacker, config.defender, config.judge)
 
 
 def test_measuring_plays_once_and_leaves_the_rules_as_they_are(rules):
