@@ -203,9 +203,9 @@ class DefenderConfig(PlayerConfig):
 
 @dataclass
 class JudgeConfig:
-    kind: Literal["rules", "model", "server", "arena"] = setting(
-        "rules",
-        "rules: phrases and word overlap, for demos only; model: a language model; server: a language model on a "
+    kind: Literal["phrases", "model", "server", "arena"] = setting(
+        "phrases",
+        "phrases: phrases and shared words, for demos only; model: a language model; server: a language model on a "
         "server; arena: exact, for the arena's language only",
     )
     model: str | None = setting(None, "the judge's model, as for a player (kind=model)")

@@ -40,7 +40,7 @@ def test_the_help_of_train_has_every_setting(capsys):
         "judge.model = null (str | None)",
         "attacker.train = true (bool)",
         "seeds.files = ['harmful.jsonl', 'benign.jsonl'] (list[str])",
-        "judge.kind = rules (rules|model|server|arena)",
+        "judge.kind = phrases (phrases|model|server|arena)",
     ):
         assert line in shown
 
@@ -86,12 +86,12 @@ def test_settings_are_not_taken_for_values_of_an_option():
         "--seeds",
         "x.jsonl",
         "y.jsonl",
-        "judge.kind=rules",
+        "judge.kind=phrases",
         "--target",
         "http://h/?q=1",
     ]
     options = parse([*given, "seeds.files.0=x"])
-    assert options.overrides == ["judge.kind=rules", "seeds.files.0=x"]
+    assert options.overrides == ["judge.kind=phrases", "seeds.files.0=x"]
     assert (options.seeds, options.target) == (["x.jsonl", "y.jsonl"], "http://h/?q=1")
 
 
