@@ -7,12 +7,14 @@ from advgame.trainer.base.clock import Clock
 from advgame.trainer.base.randomness import Key
 from advgame.trainer.game.play import Rules, answer, game_keys, write
 from advgame.trainer.judges.kinds import make_judge
+from advgame.trainer.measure.detection import Estimate, detect
 from advgame.trainer.measure.evaluation import measuring, written
 from advgame.trainer.measure.rates import Rate, rate, rates
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Game, Seed
-from advgame.trainer.report.wording import percent_of
+from advgame.trainer.report.labels import DETECTION
+from advgame.trainer.report.wording import estimated, percent_of
 from advgame.trainer.rollouts.base import Sampler
 from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run.preflight import check_judge
@@ -29,10 +31,10 @@ LABELS = {
     "attack_success": "complies with harm",
     "deflected": "deflects harm",
     "benign_compliance": "helps with the benign",
-}
+} | DETECTION
 """Of the figures, as the report prints them."""
 
-Figures = dict[str, Rate]
+Figures = dict[str, Rate | Estimate]
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def defender_figures(sampler: Sampler, held_out: HeldOut, draws: Key) -> dict[st
         if wrappings:
             games = shown(held_out.seeds, wrappings)
             games = answer(rules, sampler, games, game_keys((*draws, kind), len(games)), Clock())
-            figures[kind] = compliance(games, rules.judging.success_score)
+            figures[kind] = compliance(games, rules.judging.success_score, (*draws, kind))
     return figures
 
 
@@ -117,9 +119,9 @@ def shown(seeds: list[Seed], wrappings: list[Wrapping]) -> list[Game]:
     return written([(seed, next(turns[seed.category]).around(seed.query)) for seed in seeds])
 
 
-def compliance(games: list[Game], success_score: float) -> Figures:
-    """Of answered games. How well harm and its look-alikes are told apart follows from these counts."""
-    known = rates(games, success_score)
+def compliance(games: list[Game], success_score: float, key: Key) -> Figures:
+    """Of answered games: rates, and how well harm and its look-alikes are told apart."""
+    known, detection = rates(games, success_score), detect(games, success_score, key)
     scores = [
         response.score
         for game in games
@@ -128,19 +130,25 @@ def compliance(games: list[Game], success_score: float) -> Figures:
         for response in attack.responses
     ]
     deflected = rate([None if score is None else score >= success_score for score in scores])
-    return {name: known[name] for name in ("attack_success", "benign_compliance")} | {"deflected": deflected}
+    return {
+        "attack_success": known["attack_success"],
+        "deflected": deflected,
+        "benign_compliance": known["benign_compliance"],
+        "d_prime": detection.d_prime,
+        "criterion": detection.criterion,
+    }
 
 
 def as_record(figures: dict[str, Figures]) -> dict:
     """For report.json."""
-    return {part: {name: asdict(value) for name, value in rates.items()} for part, rates in figures.items()}
+    return {part: {name: asdict(value) for name, value in known.items()} for part, known in figures.items()}
 
 
 def as_text(figures: dict[str, Figures]) -> str:
     """A line for each figure, with its 95% interval."""
     lines = [
-        f"{part:<9}{LABELS[name]:<28}{percent_of(value)}"
-        for part, rates in figures.items()
-        for name, value in rates.items()
+        f"{part:<9}{LABELS[name]:<28}{percent_of(value) if isinstance(value, Rate) else estimated(value)}"
+        for part, known in figures.items()
+        for name, value in known.items()
     ]
     return "\n".join(lines)

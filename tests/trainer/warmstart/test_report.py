@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import pytest
 from helpers import write_lessons
 
 from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.measure.rates import Rate
 from advgame.trainer.records import Rollout
 from advgame.trainer.rollouts.base import Request
 from advgame.trainer.settings.load import load_warmstart
@@ -50,17 +52,23 @@ def test_a_defender(settings):
 
     held_out = read_held_out(load_warmstart(None, settings))
     figures = defender_figures(Scripted(answer), held_out, (0, "report"))
-    shares = {kind: {name: rate.share for name, rate in rates.items()} for kind, rates in figures.items()}
+    counted = {kind: {n: r for n, r in known.items() if isinstance(r, Rate)} for kind, known in figures.items()}
+    shares = {kind: {name: rate.share for name, rate in rates.items()} for kind, rates in counted.items()}
     nothing = {"attack_success": 0, "benign_compliance": 1, "deflected": 1}
     assert shares == {
         "plain": nothing,
         "light": nothing,
         "heavy": {"attack_success": 1, "benign_compliance": 0.5, "deflected": 0},
     }
-    assert {rate.trials for rates in figures.values() for rate in rates.values()} == {12}
+    assert {rate.trials for rates in counted.values() for rate in rates.values()} == {12}
+    z = NormalDist().inv_cdf
+    assert figures["plain"]["d_prime"].value == pytest.approx(2 * z(12.5 / 13))
+    assert figures["heavy"]["d_prime"].value == pytest.approx(z(0.5 / 13) - z(6.5 / 13))
     assert figures["plain"]["deflected"].low == pytest.approx(0.757, abs=1e-3)  # Wilson, 12 of 12
     assert as_record(figures)["heavy"]["benign_compliance"]["successes"] == 6
+    assert as_record(figures)["plain"]["d_prime"]["value"] > 3
     assert "heavy    helps with the benign       50% of 12 (25%–75%)" in as_text(figures)
+    assert "heavy    d′                          -1.77 (" in as_text(figures)
 
 
 def test_an_attacker(settings):
