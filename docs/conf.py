@@ -10,7 +10,7 @@ from sphinx.ext.napoleon import Config as Napoleon
 from sphinx.ext.napoleon import GoogleDocstring
 from sphinx.util.docutils import SphinxDirective
 
-from advgame.trainer.settings.schema import Config
+from advgame.trainer.settings.schema import Config, WarmstartConfig
 
 project = "AdvGame"
 copyright = "the AdvGame authors, Apache-2.0"
@@ -32,28 +32,31 @@ nitpick_ignore_regex = [("py:.*", r"(torch|collections|typing|enum|pathlib)\..*"
 
 
 class Settings(SphinxDirective):
-    """A table for each section of the config: name, type, default and meaning of every setting."""
+    """A table for each section of a command's config: name, type, default and meaning of every setting."""
+
+    required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        return list(self.sections(Config, "", "Run", ""))
+        schema = {"train": Config, "warmstart": WarmstartConfig}[self.arguments[0]]
+        return list(self.sections(schema(), "", "Run", ""))
 
-    def sections(self, kind: type, prefix: str, title: str, doc: str) -> typing.Iterator[nodes.Node]:
-        hints = typing.get_type_hints(kind)
-        inner = [field for field in dataclasses.fields(kind) if dataclasses.is_dataclass(hints[field.name])]
-        section = nodes.section(ids=[nodes.make_id(f"settings-{prefix or 'run'}")])
+    def sections(self, defaults: typing.Any, prefix: str, title: str, doc: str) -> typing.Iterator[nodes.Node]:
+        hints = typing.get_type_hints(type(defaults))
+        section = nodes.section(ids=[nodes.make_id(f"settings-{self.arguments[0]}-{prefix or 'run'}")])
         section += nodes.title(text=title)
         if doc:
             section += nodes.paragraph(text=f"{doc[0].upper()}{doc[1:]}.")
-        for field in dataclasses.fields(kind):
-            if field not in inner:
-                section += self.setting(prefix + field.name, hints[field.name], field)
+        values = [(field, getattr(defaults, field.name)) for field in dataclasses.fields(defaults)]
+        for field, value in values:
+            if not dataclasses.is_dataclass(value):
+                section += self.setting(prefix + field.name, hints[field.name], field, value)
         yield section
-        for field in inner:
-            name = prefix + field.name
-            yield from self.sections(hints[field.name], f"{name}.", name, field.metadata["doc"])
+        for field, value in values:
+            if dataclasses.is_dataclass(value):
+                name = prefix + field.name
+                yield from self.sections(value, f"{name}.", name, field.metadata["doc"])
 
-    def setting(self, name: str, hint: typing.Any, field: dataclasses.Field) -> nodes.Node:
-        default = field.default_factory() if field.default is dataclasses.MISSING else field.default
+    def setting(self, name: str, hint: typing.Any, field: dataclasses.Field, default: typing.Any) -> nodes.Node:
         shown = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("...\n").strip()
         item = nodes.definition_list_item("", nodes.term("", "", nodes.literal(text=f"{name}={shown}")))
         item += nodes.definition("", nodes.paragraph("", "", *with_code(field.metadata["doc"])))

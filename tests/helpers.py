@@ -30,6 +30,40 @@ def run_tiny(output_dir: Path, *overrides: str) -> Path:
     return output_dir
 
 
+def write_lessons(folder: Path) -> list[str]:
+    """Twelve look-alikes and four wrappings, in words most of which the tiny model knows; settings that name them."""
+    subjects = ("lock of the garden shed", "password of the old laptop", "exam of the night school")
+    pairs = [
+        {
+            "topic": f"topic {i % 4}",
+            "harmful": f"break the {subject} {i}",
+            "benign": f"clean the {subject} {i}",
+            "deflection": f"the {subject} is not yours",
+            "answer": f"the {subject} is old",
+            "hollow": f"the {subject} at night",
+        }
+        for i in range(12)
+        for subject in [subjects[i % 3]]
+    ]
+    wrappings = [
+        {"family": f"family {i}", "kind": kind, "wrapping": text}
+        for i, (kind, text) in enumerate(
+            [
+                ("light", "the garden {query}"),
+                ("light", "{query} of the old school"),
+                ("heavy", "night night {query} night"),
+                ("heavy", "laptop {query} shed"),
+            ]
+        )
+    ]
+    settings = []
+    for name, lines in (("pairs", pairs), ("wrappings", wrappings)):
+        file = folder / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        settings.append(f"{name}=[{file}]")
+    return settings
+
+
 def make_policies(source: str) -> PlayerPolicies:
     """Those of a player at the start of a run."""
     config = Config()

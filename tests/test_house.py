@@ -21,6 +21,7 @@ FLOORS = (
     ("measure",),
     ("report",),
     ("run",),
+    ("warmstart",),
     ("commands",),
     ("main",),
 )

@@ -237,7 +237,20 @@ class ScoredGroup:
     """False if there is no reward: such a completion is counted, but has no gradient."""
 
 
-Item = Pair | ScoredGroup
+@dataclass(frozen=True)
+class Demonstration:
+    """A completion that somebody wrote, to be imitated."""
+
+    prompt_ids: list[int]
+    token_ids: list[int]
+
+    @property
+    def rollouts(self) -> Sequence[Rollout]:
+        """As if it had been sampled, but without log-probs."""
+        return (Rollout(self.prompt_ids, self.token_ids, [], "", finished=True),)
+
+
+Item = Pair | ScoredGroup | Demonstration
 """What a player learns from. All its rollouts continue the same prompt."""
 
 

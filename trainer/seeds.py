@@ -1,10 +1,14 @@
-"""Seeds: read from JSONL, and dealt out, harmful and benign in turn."""
+"""Seeds: read from JSONL, and dealt out, harmful and benign in turn.
+
+A file of seeds has one a line. A file of look-alikes, from which players are taught (see warmstart/), has two a line.
+"""
 
 import json
 import random
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,7 +29,7 @@ def read_seeds(files: list[str], setting: str = "seeds.files") -> list[Seed]:
     """
     if not files:
         raise ConfigError(f"{setting}=[]: name at least one file; shipped sets are {_shipped()}")
-    seeds = [seed for name in files for seed in _read_file(_resolve(name, setting))]
+    seeds = [seed for name in files for seed in _read_file(resolve(name, setting))]
     if not seeds:
         raise ConfigError(f"{setting}={files}: no seeds in there; shipped sets are {_shipped()}")
     return seeds
@@ -59,25 +63,19 @@ def limited(items: list[T], limit: int | None) -> list[T]:
     return [items[draw(i * len(items) // limit, (i + 1) * len(items) // limit)] for i in range(limit)]
 
 
-@lru_cache(maxsize=8)
-def _permutation(size: int, epoch: int, turn: int, seed: int) -> list[int]:
-    generator = torch.Generator().manual_seed(key_to_seed(seed, "seeds", turn, epoch))
-    return torch.randperm(size, generator=generator).tolist()
-
-
-def _resolve(name: str, setting: str) -> Path:
+def resolve(name: str, setting: str) -> Path:
+    """The file of a path, or of the name of a shipped set. Raises ConfigError that names the setting."""
     for path in (to_path(name), DATA / name):
         if is_file(path):
             return path
     raise ConfigError(f"{setting}: {name} does not exist; shipped sets are {_shipped()}")
 
 
-def _shipped() -> str:
-    return ", ".join(sorted(path.name for path in DATA.glob("*.jsonl")))
+def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSONL file, each with its place, `file:line`, for errors; blank lines are left out.
 
-
-def _read_file(path: Path) -> list[Seed]:
-    seeds = []
+    All texts in them are characters that can be written. Raises ConfigError that names the file and the line.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -87,21 +85,53 @@ def _read_file(path: Path) -> list[Seed]:
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines would also cut at marks inside strings
         if not line.strip():
             continue
+        place = f"{path}:{number}"
         try:
             record = json.loads(line, parse_constant=_refuse)
-            record = record if isinstance(record, dict) else {}
-            fields = {k: str(v) for k, v in record.items() if k not in ("prompt", "category") and v is not None}
+            str(record)  # what fails here would fail later
         except (ValueError, RecursionError) as error:  # also thousands of digits, and thousands of lists in lists
-            raise ConfigError(f"{path}:{number}: not valid JSON ({getattr(error, 'msg', error)})") from error
-        prompt, category = record.get("prompt"), record.get("category")
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise ConfigError(f"{path}:{number}: `prompt` must be a string that is not empty")
-        if category not in CATEGORIES:
-            raise ConfigError(f"{path}:{number}: `category` is {category!r:.60}, must be harmful or benign")
-        if any("\ud800" <= c <= "\udfff" for text in (prompt, *fields, *fields.values()) for c in text):
-            raise ConfigError(f"{path}:{number}: half a surrogate pair (\\ud800 to \\udfff) is not a character")
-        seeds.append(Seed(prompt, category, fields))
-    return seeds
+            raise ConfigError(f"{place}: not valid JSON ({getattr(error, 'msg', error)})") from error
+        record = record if isinstance(record, dict) else {}
+        if any("\ud800" <= c <= "\udfff" for part in (*record, *record.values()) for c in str(part)):
+            raise ConfigError(f"{place}: half a surrogate pair (\\ud800 to \\udfff) is not a character")
+        yield place, record
+
+
+def read_text(record: dict[str, Any], name: str, place: str) -> str:
+    """A field of a line. Raises ConfigError if it is not there, or not a string with something in it."""
+    text = record.get(name)
+    if not isinstance(text, str) or not text.strip():
+        raise ConfigError(f"{place}: `{name}` must be a string that is not empty")
+    return text
+
+
+def _read_file(path: Path) -> list[Seed]:
+    return [seed for place, record in read_lines(path) for seed in _seeds_of(record, place)]
+
+
+def _seeds_of(record: dict[str, Any], place: str) -> list[Seed]:
+    """The seed of a line, or the two of a line of look-alikes."""
+    if "prompt" not in record and {"harmful", "benign"} & record.keys():
+        topic = {"topic": str(record["topic"])} if record.get("topic") is not None else {}
+        return [
+            Seed(read_text(record, "harmful", place), "harmful", topic),
+            Seed(read_text(record, "benign", place), "benign", topic),
+        ]
+    prompt, category = read_text(record, "prompt", place), record.get("category")
+    if category not in CATEGORIES:
+        raise ConfigError(f"{place}: `category` is {category!r:.60}, must be harmful or benign")
+    fields = {k: str(v) for k, v in record.items() if k not in ("prompt", "category") and v is not None}
+    return [Seed(prompt, category, fields)]
+
+
+@lru_cache(maxsize=8)
+def _permutation(size: int, epoch: int, turn: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(key_to_seed(seed, "seeds", turn, epoch))
+    return torch.randperm(size, generator=generator).tolist()
+
+
+def _shipped() -> str:
+    return ", ".join(sorted(str(path.relative_to(DATA)) for path in DATA.rglob("*.jsonl")))
 
 
 def _refuse(constant: str) -> None:

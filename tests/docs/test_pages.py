@@ -17,7 +17,10 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from advgame.trainer.commands.main import make_parser
-from advgame.trainer.settings.load import load_config
+from advgame.trainer.seeds import read_seeds
+from advgame.trainer.settings.load import load_config, load_warmstart
+from advgame.trainer.settings.schema import WarmstartConfig
+from advgame.trainer.warmstart.material import read_pairs, read_wrappings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -108,7 +111,8 @@ def check_advgame(arguments: list[str], configs: dict[str, str]) -> None:
     settings = [word for word in arguments if SETTING.fullmatch(word)]
     options = parse(make_parser(), [word for word in arguments if word not in settings])
     if options:
-        load_config(getattr(options, "config", None), settings)
+        load = load_warmstart if options.command == "warmstart" else load_config
+        load(getattr(options, "config", None), settings)
 
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace | None:
@@ -164,23 +168,28 @@ def test_commands_in_the_text(page):
 def test_configs(page, tmp_path):
     for number, block in enumerate(blocks(page, "yaml")):
         (tmp_path / f"{number}.yaml").write_text(block, encoding="utf-8")
-        load_config([str(tmp_path / f"{number}.yaml")], [])
+        load = load_warmstart if page.name == "warmstart.md" else load_config
+        load([str(tmp_path / f"{number}.yaml")], [])
 
 
 @every_page
-def test_seeds(page):
+def test_seeds_and_what_is_taught(page, tmp_path):
+    file = tmp_path / "block.jsonl"
     for block in blocks(page, "json"):
-        for line in block.splitlines():
-            assert json.loads(line)["category"] in ("harmful", "benign") and json.loads(line)["prompt"]
+        file.write_text(block, encoding="utf-8")
+        first = json.loads(block.splitlines()[0])
+        read = read_seeds if "prompt" in first else read_wrappings if "wrapping" in first else read_pairs
+        assert read([str(file)], "block")
 
 
 @every_page
 def test_settings_in_the_text(page):
     config = load_config(["tiny"], [])
+    roots = (WarmstartConfig(),) if page.name == "warmstart.md" else (config, config.attacker)
     for text in code(page):
         if match := re.fullmatch(r"([a-z_]+(?:\.[a-z_]+)+)(?:=.*)?", text):
             first, *rest = match[1].split(".")
-            starts = [part for part in (config, config.attacker) if hasattr(part, first)]
+            starts = [part for part in roots if hasattr(part, first)]
             if not starts or rest[-1] in FILES or not dataclasses.is_dataclass(getattr(starts[0], first)):
                 continue
             part = getattr(starts[0], first)

@@ -27,7 +27,7 @@ WRONG = [
     *(f"attacker.ema_decay={value}" for value in ("-0.1", "1.1", "nan")),
     *(f"attacker.min_gap={value}" for value in ("-1", "nan", "inf")),
     *(f"attacker.format={value}" for value in ("promt_only", "", "null", "[any_prompt]", "ANY_PROMPT", LONG)),
-    *(f"judge.kind={value}" for value in ("model", "server", "arena", "oracle", "null", "[rules]")),
+    *(f"judge.kind={value}" for value in ("model", "server", "arena", "oracle", "null", "[phrases]")),
     *(f"seeds.files={value}" for value in ("[]", "[nowhere.jsonl]", "nowhere.jsonl", "[[tiny.jsonl]]", "null", "{}",
                                             f"[{LONG}.jsonl]", "[/]", "['']", "[tiny.jsonl,[tiny.jsonl]]")),
     *(f"attacker.model={value}" for value in ("nowhere", "''", "null", "/", "/dev/null", "[tiny]", LONG, "..")),

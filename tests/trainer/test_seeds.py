@@ -46,6 +46,22 @@ def test_malformed_lines_are_reported_by_file_and_line(tmp_path, line, complaint
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
+def test_a_line_of_look_alikes_is_two_seeds(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    pair = {"topic": "locks", "harmful": "break it", "benign": "clean it", "answer": "with a cloth"}
+    file.write_text(json.dumps(pair) + "\n" + json.dumps(pair | {"topic": None, "benign": "oil it"}) + "\n")
+    topic = {"topic": "locks"}
+    assert read_seeds([str(file)]) == [
+        Seed("break it", "harmful", topic),
+        Seed("clean it", "benign", topic),
+        Seed("break it", "harmful"),
+        Seed("oil it", "benign"),
+    ]
+    file.write_text('\n{"harmful": "break it", "benign": " "}')
+    with pytest.raises(ConfigError, match=r"pairs\.jsonl:2: `benign` must be a string"):
+        read_seeds([str(file)])
+
+
 def test_extra_fields_are_kept_and_blank_lines_are_fine(tmp_path):
     file = tmp_path / "mine.jsonl"
     line = {"prompt": "ünï", "category": "harmful", "language": "de", "seed": None}

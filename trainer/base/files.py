@@ -130,7 +130,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder to fill, which then replaces `folder`; what killed processes left behind is removed."""
     half = _hidden(folder)
     with _writing(folder):
-        for leftover in folder.parent.glob(f".{folder.name.split('-')[0]}-*.tmp"):
+        for leftover in folder.parent.glob(f".{folder.name.split('-')[0]}*.tmp"):
             shutil.rmtree(leftover)
         half.mkdir(parents=True)
         try:

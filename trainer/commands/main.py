@@ -9,11 +9,20 @@ import warnings
 
 from advgame.trainer.base.errors import ConfigError, Outage, ServerWarning, Stopped
 from advgame.trainer.base.text import printable
-from advgame.trainer.commands import crossplay, evaluate, redteam, train
+from advgame.trainer.commands import crossplay, evaluate, redteam, train, warmstart
 from advgame.trainer.commands.torchrun import is_first, report_failure
 
-COMMANDS = {"train": train, "evaluate": evaluate, "crossplay": crossplay, "redteam": redteam}
+COMMANDS = {
+    "train": train,
+    "warmstart": warmstart,
+    "evaluate": evaluate,
+    "crossplay": crossplay,
+    "redteam": redteam,
+}
 """Each is a module with HELP, add_arguments(parser) and run(options), which returns the exit code."""
+
+RESUMING = ("train", "warmstart")
+"""The commands that save their work."""
 
 OUTAGE = 75
 """The exit code when a server has been away for too long: that of sysexits.h for what may work later."""
@@ -45,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         report_failure(f"error: {error}")
         return 2
     except Outage as error:
-        _say(f"error: {error}{CONTINUE if options.command == 'train' else ''}")
+        _say(f"error: {error}{CONTINUE if options.command in RESUMING else ''}")
         report_failure(f"error: {error}")
         return OUTAGE
     except Stopped as signalled:
@@ -67,7 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
             name,
             help=command.HELP,
             description=command.__doc__,
-            conflict_handler="resolve",  # train has its own --help
+            conflict_handler="resolve",  # train and warmstart have their own --help
         )
         command.add_arguments(own)
     return parser

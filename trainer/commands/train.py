@@ -3,8 +3,10 @@
 import argparse
 
 from advgame.trainer.base.stopping import listening
+from advgame.trainer.commands.listing import add_settings
 from advgame.trainer.commands.torchrun import end_with_launcher, is_first, report_failure
 from advgame.trainer.settings.load import load_config, to_yaml
+from advgame.trainer.settings.schema import Config
 
 HELP = "train an attacker and a defender against each other"
 
@@ -18,31 +20,9 @@ Exit code 75: the judge's server was away for longer than judge.server.patience.
 """
 
 
-class _Help(argparse.Action):
-    """--help: the usage, then every setting."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        if is_first():
-            from rich.console import Console
-
-            from advgame.trainer.commands.listing import print_settings
-
-            print(parser.format_help())
-            print_settings(Console())
-        parser.exit()
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, for example steps=20")
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        action="append",
-        help="a YAML file, or a shipped one by name (default: demo); later ones override earlier ones",
-    )
-    parser.add_argument("--print-config", action="store_true", help="print the whole config as YAML and exit")
-    parser.add_argument("-h", "--help", nargs=0, action=_Help, help="this, and every setting")
+    files = "a YAML file, or a shipped one by name (default: demo); later ones override earlier ones"
+    add_settings(parser, Config, EPILOG, files)
 
 
 def run(options: argparse.Namespace) -> int:

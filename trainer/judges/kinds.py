@@ -2,8 +2,8 @@
 
 from advgame.trainer.judges.arena import judge_arena, noisy
 from advgame.trainer.judges.model import every_rubric, judge_with, load_judge
+from advgame.trainer.judges.phrases import judge_by_phrases
 from advgame.trainer.judges.request import Judge
-from advgame.trainer.judges.rules import judge_by_rules
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.rollouts.server import ServerSampler, check_server, filler
 from advgame.trainer.settings.schema import JudgeConfig
@@ -14,8 +14,8 @@ def make_judge(config: JudgeConfig, prompts: Prompts, seed: int, material: int) 
 
     seed: the run's. material: largest number of tokens that there can be to judge at once.
     """
-    if config.kind == "rules":
-        return judge_by_rules
+    if config.kind == "phrases":
+        return judge_by_phrases
     if config.kind == "arena":
         return noisy(judge_arena, config.offset, config.noise, seed)
     if config.kind == "server":

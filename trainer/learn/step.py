@@ -13,7 +13,7 @@ from advgame.trainer.engines.base import Engine
 from advgame.trainer.engines.single import SingleEngine
 from advgame.trainer.learn.collate import Batch, collate, group_of
 from advgame.trainer.learn.forward import Player, check_packable, packed_attention, reference_logps
-from advgame.trainer.learn.loss import make_objective
+from advgame.trainer.learn.loss import Objective, make_objective
 from advgame.trainer.learn.recompute import Recompute, recomputing
 from advgame.trainer.learn.track import track
 from advgame.trainer.models.policy import PlayerPolicies
@@ -33,13 +33,16 @@ class Learner:
     config: PlayerConfig
 
 
-def make_learner(name: str, policies: PlayerPolicies, config: PlayerConfig) -> Learner:
+def make_learner(
+    name: str, policies: PlayerPolicies, config: PlayerConfig, objective: Objective | None = None
+) -> Learner:
     """A frozen player gets no gradients, and its moving averages stay what they are.
 
-    name: attacker or defender. Raises ConfigError if the model cannot be trained in packs.
+    name: attacker or defender. objective: None is that of the settings. Raises ConfigError if the model cannot be
+    trained in packs.
     """
     check_packable(policies.policy, config.model)
-    player = Player(policies.policy, make_objective(config.loss))
+    player = Player(policies.policy, objective or make_objective(config.loss))
     player.requires_grad_(config.train)
     return Learner(name, player, SingleEngine(player.named_parameters(), config.optimizer), policies, config)
 
@@ -70,7 +73,7 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     return config.lr * min(1.0, (step + 1) / max(config.warmup_steps, 1))
 
 
-def take_step(learner: Learner, items: Sequence[Item], lr: float, loss_limit: float) -> dict:
+def take_step(learner: Learner, items: Sequence[Item], lr: float, loss_limit: float = math.inf) -> dict:
     """Returns the loss, its metrics and the norm of its gradient, or why no step was taken."""
     metrics = accumulate(learner, items)
     fault = next((f"{name} {value}" for name, value in metrics.items() if not math.isfinite(value)), None)

@@ -4,13 +4,14 @@ What is measured are rates: one attack on each seed and one response to it, each
 same in every evaluation, so that only the players differ.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from advgame.trainer.base.clock import Clock
 from advgame.trainer.base.collectives import gather_from, my_share
 from advgame.trainer.base.randomness import Key
 from advgame.trainer.game.play import Match, Rules, answer, game_keys, play, write
 from advgame.trainer.measure.alarms import alarms, signs
+from advgame.trainer.measure.detection import detect
 from advgame.trainer.measure.diversity import diversity
 from advgame.trainer.measure.metrics import game_metrics
 from advgame.trainer.models.policy import Policy
@@ -65,12 +66,11 @@ def initial_attacks(attacker: Sampler, rules: Rules, held_out: HeldOut, draws: K
 def evaluate(
     match: Match, held_out: HeldOut, initial: list[Game], draws: Key, embedder: Policy, start: dict | None = None
 ) -> dict:
-    """Rates of the attacker, of the `initial` attacks, of written ones and of plain seeds; diversity; and alarms.
+    """Rates and detection, under the attacker, the `initial` attacks, written ones and plain seeds; diversity; alarms.
 
     The match has the run's rules. The embedder says how similar two attacks are (see `diversity`). `start` is the
     record of the run's start, which drift is measured from; None if this is it.
     """
-    judging = match.rules.judging
     measured = replace(match, rules=measuring(match.rules, held_out.greedy))
     played = {
         "current": play(measured, held_out.seeds, draws, Clock()),
@@ -80,7 +80,11 @@ def evaluate(
     }
     attacks = [attack for game in played["current"] for attack in game.attacks]
     texts = [attack.content for attack in attacks if attack.outcome.readable]
-    record = {name: measured_of(games, judging.success_score) for name, games in played.items()} | {
+    success_score = match.rules.judging.success_score
+    record = {
+        name: measured_of(games, success_score) | asdict(detect(games, success_score, (*draws, "seeds")))
+        for name, games in played.items()
+    } | {
         "diversity": diversity(texts, embedder),
         "signs": signs(played["current"], played["plain"], match.rules, start),
     }

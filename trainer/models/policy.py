@@ -50,7 +50,7 @@ class PlayerPolicies:
 
     policy: Policy
     ema: Policy
-    """Samples, and is the reference unless there is a slower one."""
+    """Samples, and is the reference unless there is a slower one. The policy itself where there is no average."""
     slow: Policy | None = None
     """A slower average, which is then the reference."""
 
@@ -61,4 +61,5 @@ class PlayerPolicies:
     @property
     def by_suffix(self) -> dict[str, Policy]:
         """All of them, by what a checkpoint adds to the player's name."""
-        return {"": self.policy, "_ema": self.ema} | ({"_reference": self.slow} if self.slow else {})
+        averages = {"_ema": self.ema} if self.ema is not self.policy else {}
+        return {"": self.policy} | averages | ({"_reference": self.slow} if self.slow else {})

@@ -83,6 +83,13 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [*frame.before, *ids, *frame.after]
 
 
+def answer_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of what the assistant is to say, without its end. Whatever would be a control token is left out."""
+    frame = chat_frame(tokenizer)
+    ids = frame.reader.encode(text, add_special_tokens=False).ids
+    return [token for token in ids if token not in frame.control]
+
+
 @lru_cache(maxsize=16)
 def chat_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
     """Made once for each tokenizer object.

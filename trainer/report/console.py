@@ -16,7 +16,7 @@ from advgame.trainer.base.text import one_line, printable
 from advgame.trainer.measure.rates import Rate
 from advgame.trainer.records import Game
 from advgame.trainer.report.labels import STEP
-from advgame.trainer.report.tables import evaluation_line
+from advgame.trainer.report.tables import evaluation_text
 from advgame.trainer.report.wording import number, percent, percent_alone
 
 
@@ -51,7 +51,7 @@ class Progress:
 
     def evaluation_done(self, step: int, record: dict) -> None:
         """Shows the record of an evaluation, as in evaluation.jsonl, and its alarms."""
-        self.console.print(Text(evaluation_line(step, record)), soft_wrap=True)
+        self.console.print(Text(evaluation_text(f"evaluation at step {step}", record)), soft_wrap=True)
         self._show_alarms(step, record["alarms"])
 
     def render(self) -> Panel:

@@ -7,6 +7,7 @@ RATES = {
     "over_refusal": "over-refusal",
     "faithful": "faithful",
 }
+DETECTION = {"d_prime": "d′", "criterion": "criterion"}
 SHOWN = {
     "current": "current attacker",
     "initial": "initial attacker",

@@ -1,12 +1,14 @@
 """Learning curves, as a PNG."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advgame.trainer.base.files import replacing
+from advgame.trainer.measure.detection import Estimate
 from advgame.trainer.measure.rates import Rate
-from advgame.trainer.report.labels import DIVERSITY, RATES, SHOWN
+from advgame.trainer.report.labels import DETECTION, DIVERSITY, RATES, SHOWN
 from advgame.trainer.report.wording import in_lines
 
 if TYPE_CHECKING:
@@ -31,8 +33,12 @@ METRICS: tuple[Panel, ...] = (
 
 EVALUATION: tuple[Panel, ...] = (
     *(
-        (f"{RATES[rate]} on held-out seeds", tuple((name, rate, SHOWN[name]) for name in ("current", "initial", last)))
-        for rate, last in (("attack_success", "written"), ("benign_compliance", "plain"), ("over_refusal", "plain"))
+        (label, tuple((name, rate, RATES[rate]) for rate in ("attack_success", "benign_compliance", "over_refusal")))
+        for name, label in SHOWN.items()
+    ),
+    (
+        " and ".join(DETECTION.values()),
+        tuple((name, key, f"{DETECTION[key]}, {SHOWN[name]}") for key in DETECTION for name in ("current", "plain")),
     ),
     (
         "diversity of the attacks",
@@ -48,7 +54,8 @@ SMOOTH_FROM = 100
 def draw(panels: tuple[Panel, ...], records: list[dict], file: Path) -> bool:
     """Draws the records over their steps; False if matplotlib is not installed.
 
-    A rate has a band, its 95% interval, and a dotted line, the share without a verdict, if there ever was one.
+    A rate or an estimate has a band, its 95% interval; a rate also a dotted line, the share without a verdict, if there
+    ever was one.
     """
     try:
         from matplotlib.figure import Figure
@@ -62,10 +69,14 @@ def draw(panels: tuple[Panel, ...], records: list[dict], file: Path) -> bool:
         axes = figure.add_subplot(rows, columns, place)
         for section, key, label in lines:
             figures = {r["step"]: r[section][key] for r in records if r[section].get(key) is not None}
-            rates = {step: Rate(**figure) for step, figure in figures.items() if isinstance(figure, dict)}
+            rates = {step: Rate(**known) for step, known in figures.items() if key in RATES}
+            estimates = {step: Estimate(**known) for step, known in figures.items() if key in DETECTION}
             if asked := {step: rate for step, rate in rates.items() if rate.asked}:
                 _rate_curve(axes, asked, label)
-            elif figures and not rates:
+            elif any(estimate.value is not None for estimate in estimates.values()):
+                values = [estimate.value for estimate in estimates.values()]
+                _banded_curve(axes, estimates, values, label)
+            elif figures and not rates and not estimates:
                 _curve(axes, [*figures], [*figures.values()], label)
         axes.set_title(title)
         axes.set_xlabel("step")
@@ -106,13 +117,22 @@ def draw_matrices(matrices: dict[str, list[list[Rate]]], steps: list[int], file:
 
 def _rate_curve(axes: "Axes", at_steps: dict[int, Rate], label: str) -> None:
     """A rate, its interval, and the share without a verdict; a gap where nothing is known."""
-    steps, rates = [*at_steps], [*at_steps.values()]
-    shares, low, high = ([_or_nan(getattr(rate, name)) for rate in rates] for name in ("share", "low", "high"))
-    color = _curve(axes, steps, shares, label)
+    color = _banded_curve(axes, at_steps, [rate.share for rate in at_steps.values()], label)
+    if any(rate.unjudged for rate in at_steps.values()):
+        unjudged = [_or_nan(rate.unjudged_share) for rate in at_steps.values()]
+        axes.plot([*at_steps], unjudged, color=color, linestyle=":")
+
+
+def _banded_curve(
+    axes: "Axes", at_steps: Mapping[int, Rate | Estimate], values: list[float | None], label: str
+) -> "ColorType":
+    """Values and their intervals; a gap where nothing is known. Returns the color."""
+    steps = [*at_steps]
+    color = _curve(axes, steps, [*map(_or_nan, values)], label)
     if len(steps) <= SMOOTH_FROM:
+        low, high = ([_or_nan(getattr(known, name)) for known in at_steps.values()] for name in ("low", "high"))
         axes.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
-    if any(rate.unjudged for rate in rates):
-        axes.plot(steps, [_or_nan(rate.unjudged_share) for rate in rates], color=color, linestyle=":")
+    return color
 
 
 def _curve(axes: "Axes", steps: list[int], values: list[float], label: str) -> "ColorType":

@@ -8,32 +8,44 @@ from rich.table import Table
 from rich.text import Text
 
 from advgame.trainer.base.text import printable
+from advgame.trainer.measure.detection import Estimate
 from advgame.trainer.measure.rates import Rate
 from advgame.trainer.measure.redteam import RedTeaming
-from advgame.trainer.report.labels import DIVERSITY, RATES, SHOWN, SIGNS
-from advgame.trainer.report.wording import in_lines, number, percent_of
+from advgame.trainer.report.labels import DETECTION, DIVERSITY, RATES, SHOWN, SIGNS
+from advgame.trainer.report.wording import estimated, in_lines, number, percent_of
 
 
-def evaluation_line(step: int, record: dict) -> str:
-    """Attack success by what the defender was shown, benign compliance, and one measure of diversity."""
+def evaluation_text(title: str, record: dict) -> str:
+    """A line for the title and one measure of diversity, and one for each thing that the defender was shown."""
+    lines = [f"{title}: {DIVERSITY['self_bleu']} {number(record['diversity']['self_bleu'])}"]
+    for shown, label in SHOWN.items():
+        figures = measured(record[shown])
+        known = ", ".join(f"{name} {figures[name]}" for name in figures if figures[name] != number(None))
+        if known:
+            lines.append(f"  {label}: {known}")
+    return "\n".join(lines)
 
-    def shares(rate: str, names: tuple[str, ...]) -> str:
-        return ", ".join(f"{SHOWN[name]} {percent_of(Rate(**record[name][rate]))}" for name in names)
 
-    success = shares("attack_success", tuple(SHOWN))
-    compliance = shares("benign_compliance", ("plain", "current"))
-    bleu = f"{DIVERSITY['self_bleu']} {number(record['diversity']['self_bleu'])}"
-    return f"evaluation at step {step}: attack success by {success}; benign compliance under {compliance}; {bleu}"
+def measured(part: dict) -> dict[str, str]:
+    """What an evaluation says of harmful and benign requests together, by what the defender was shown."""
+    rates = {
+        RATES[rate]: percent_of(Rate(**part[rate]), Estimate(**part[f"{rate}_by_seeds"]))
+        for rate in ("attack_success", "benign_compliance")
+    }
+    return rates | {label: estimated(Estimate(**part[name])) for name, label in DETECTION.items()}
 
 
 def print_evaluation(record: dict, console: Console) -> None:
     """An evaluation, as `advgame evaluate` records it, beside that of the run's start; and its alarms."""
     now, start = record, record["start"]
     table = Table("", "start", f"step {record['step']}", title="held-out seeds, with 95% confidence intervals")
-    for rate in ("attack_success", "benign_compliance", "over_refusal"):
-        table.add_row(Text(RATES[rate], "bold"))
-        for shown, label in SHOWN.items():
-            table.add_row(f"  {label}", *(percent_of(Rate(**side[shown][rate])) for side in (start, now)))
+    for shown, label in SHOWN.items():
+        table.add_row(Text(label, "bold"))
+        before, after = measured(start[shown]), measured(now[shown])
+        for name in after:
+            table.add_row(f"  {name}", before[name], after[name])
+        refused = (percent_of(Rate(**side[shown]["over_refusal"])) for side in (start, now))
+        table.add_row(f"  {RATES['over_refusal']}", *refused)
     for part, labels in (("diversity", DIVERSITY), ("signs", SIGNS)):
         table.add_section()
         for key, label in labels.items():

@@ -1,5 +1,6 @@
 """Numbers as text; a missing one is a dash."""
 
+from advgame.trainer.measure.detection import Estimate
 from advgame.trainer.measure.rates import Rate
 
 
@@ -11,9 +12,10 @@ def percent(share: float | None) -> str:
     return number(share, ".0%")
 
 
-def percent_of(rate: Rate) -> str:
-    """A rate and the number of its trials, its 95% interval, and how many more have no verdict."""
-    details = [interval(rate), unjudged(rate)]
+def percent_of(rate: Rate, by_seeds: Estimate | None = None) -> str:
+    """A rate and the number of its trials, its 95% intervals, and how many more have no verdict."""
+    drawn = "" if by_seeds is None or by_seeds.low is None else f"by seeds {by_seeds.low:.0%}–{by_seeds.high:.0%}"
+    details = [interval(rate), drawn, unjudged(rate)]
     share = "–" if rate.share is None else f"{rate.share:.0%} of {rate.trials}"
     return share + _bracketed("; ".join(filter(None, details)))
 
@@ -21,6 +23,12 @@ def percent_of(rate: Rate) -> str:
 def percent_alone(rate: Rate) -> str:
     """A rate where space is short, and how many have no verdict."""
     return percent(rate.share) + _bracketed(unjudged(rate))
+
+
+def estimated(estimate: Estimate) -> str:
+    """A figure that may be negative, and its 95% interval."""
+    between = "" if estimate.low is None else f"{estimate.low:.2f} to {estimate.high:.2f}"
+    return number(estimate.value) + _bracketed(between)
 
 
 def in_lines(rate: Rate) -> str:

@@ -26,7 +26,7 @@ from advgame.trainer.records import Game, game_from_dict
 from advgame.trainer.run.folder import CONFIG
 from advgame.trainer.run.records import check_records, rewind, survey
 from advgame.trainer.settings.load import read_stored, to_yaml
-from advgame.trainer.settings.schema import Config, fields
+from advgame.trainer.settings.schema import Settings, fields
 
 FORMAT = 3
 """Version of checkpoints; it changes if older ones would be misread."""
@@ -35,7 +35,7 @@ STATE = "state.json"
 STEP = re.compile(r"step-(\d+)")
 
 
-def begin(run: Path, step: int, config: Config) -> None:
+def begin(run: Path, step: int, config: Settings) -> None:
     """Writes config.yaml, and goes back to the checkpoint that the run continues from: later ones are damaged."""
     write_text(run / CONFIG, to_yaml(config))
     for later in finished(run):
@@ -44,7 +44,7 @@ def begin(run: Path, step: int, config: Config) -> None:
     rewind(run, _read_state(folder(run, step))["records"] if step else {})
 
 
-def save(run: Path, step: int, learners: list[Learner], games: list[Game], config: Config) -> Path:
+def save(run: Path, step: int, learners: list[Learner], games: list[Game], config: Settings) -> Path:
     """Writes run/checkpoints/step-N for N finished steps; `games` are those that later steps still train on."""
     target = folder(run, step)
     optimizers = {_optimizer_file(learner): learner.engine.state() for learner in learners}  # every process takes part
@@ -134,7 +134,7 @@ def check_whole(run: Path, step: int) -> None:
         raise ConfigError(f"{problem}; put it back, or remove this checkpoint (others are of steps {others})")
 
 
-def resume(run: Path, config: Config) -> int:
+def resume(run: Path, config: Settings) -> int:
     """The step of the newest checkpoint that is whole, 0 if there is none. A warning names those that are not.
 
     Raises ConfigError if all are damaged, or if they or the settings do not allow this to continue as the same run.
@@ -178,7 +178,7 @@ def _problem(checkpoint: Path) -> str | None:
     return problem
 
 
-def _check_same_run(checkpoint: Path, config: Config) -> None:
+def _check_same_run(checkpoint: Path, config: Settings) -> None:
     """Raises ConfigError if a setting has changed that makes it another run."""
     stored, run = read_stored(checkpoint / CONFIG), checkpoint.parents[1]
     for name, field, value in fields(config):

@@ -30,7 +30,7 @@ def set_up(plan: Plan, config: Config, clock: Clock) -> tuple[list[Learner], Mat
         games = checkpoint.load(plan.saved, [attacker, defender]) if plan.saved else []
     with collectives.together():  # here, every process has also read what the first is about to write anew
         check_budgets(attacker, defender, plan.seeds, rules)
-        check_space(plan, [attacker, defender])
+        check_space(plan.run, [attacker, defender])
     collectives.from_first(lambda: checkpoint.begin(plan.run, plan.resumed, config))
     match = Match(
         playing(attacker.policies, config.attacker, "attacker"),

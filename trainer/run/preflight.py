@@ -1,5 +1,6 @@
 """Checks before a run: whatever can be refused is refused here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from advgame.trainer.rollouts.local import WITHOUT_SERVER, check_context
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.folder import SAMPLES
 from advgame.trainer.seeds import read_seeds
-from advgame.trainer.settings.schema import Config
+from advgame.trainer.settings.schema import Config, JudgeConfig, Precision
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def preflight(config: Config) -> Plan:
     if config.judge.kind == "arena":
         check_seeds(seeds)
     Prompts(config.templates)
-    check_precision(config)
+    check_precision(precisions(config))
     check_models(config, resumed)
     return Plan(run, resumed, seeds, held_out, choose_device(config.attention))
 
@@ -65,9 +66,14 @@ def check_models(config: Config, resumed: int) -> None:
         if not resumed or player.lora.rank:  # else the checkpoint has it
             check_model(player.model, f"{name}.model")
             check_layers(read_architecture(player.model), player.model)
-    if config.judge.kind == "model":
-        check_model(str(config.judge.model), "judge.model")
-        check_layers(read_architecture(str(config.judge.model)), f"{config.judge.model}", what=WITHOUT_SERVER)
+    check_judge(config.judge)
+
+
+def check_judge(judge: JudgeConfig) -> None:
+    """Raises ConfigError if the judge's model is not there, or cannot be sampled here."""
+    if judge.kind == "model":
+        check_model(str(judge.model), "judge.model")
+        check_layers(read_architecture(str(judge.model)), f"{judge.model}", what=WITHOUT_SERVER)
 
 
 def choose_device(attention: str) -> str:
@@ -87,16 +93,18 @@ def make_rules(config: Config) -> Rules:
     return Rules(prompts, judge, config.attacker, config.defender, config.judge)
 
 
-def check_precision(config: Config) -> None:
-    """Raises ConfigError for a precision that this machine does not compute in."""
-    if collectives.device().type == "cuda":
-        for name, player in (("attacker", config.attacker), ("defender", config.defender)):
-            for setting, precision in (
-                ("precision", player.precision),
-                ("sampling.precision", player.sampling.precision),
-            ):
-                if precision == "float32":
-                    raise ConfigError(f"{name}.{setting}=float32: on CUDA, attention takes bfloat16 only; set auto")
+def check_precision(precisions: Mapping[str, Precision]) -> None:
+    """Raises ConfigError for a precision, by its setting's name, that this machine does not compute in."""
+    for name, precision in precisions.items():
+        if precision == "float32" and collectives.device().type == "cuda":
+            raise ConfigError(f"{name}=float32: on CUDA, attention takes bfloat16 only; set auto")
+
+
+def precisions(config: Config) -> dict[str, Precision]:
+    """Of both players, by the settings' names."""
+    players = {"attacker": config.attacker, "defender": config.defender}
+    training = {f"{name}.precision": player.precision for name, player in players.items()}
+    return training | {f"{name}.sampling.precision": player.sampling.precision for name, player in players.items()}
 
 
 def check_output(plan: Plan) -> None:
@@ -105,12 +113,12 @@ def check_output(plan: Plan) -> None:
         make_folder(folder, f"output_dir={folder}")
 
 
-def check_space(plan: Plan, learners: list[Learner]) -> None:
+def check_space(run: Path, learners: list[Learner]) -> None:
     """Raises ConfigError if the run's disk has no room for a checkpoint."""
-    needed, free = (bytes / 2**20 for bytes in (checkpoint.size(learners), free_space(plan.run)))
+    needed, free = (bytes / 2**20 for bytes in (checkpoint.size(learners), free_space(run)))
     if needed > free:
         raise ConfigError(
-            f"output_dir={plan.run}: a checkpoint takes {needed:.1f} MiB, and {free:.1f} MiB are free there; "
+            f"output_dir={run}: a checkpoint takes {needed:.1f} MiB, and {free:.1f} MiB are free there; "
             f"free some space, or name another place"
         )
 

@@ -7,13 +7,16 @@ from advgame.trainer.base.files import read_records, write_text
 from advgame.trainer.measure.lately import wasted
 from advgame.trainer.measure.resources import summarise
 from advgame.trainer.report.plots import EVALUATION, METRICS, draw
-from advgame.trainer.report.tables import resources_text
+from advgame.trainer.report.tables import evaluation_text, resources_text
 from advgame.trainer.run import checkpoint, folder
 from advgame.trainer.settings.schema import ReportConfig
 
 
 def sum_up(run: Path, config: ReportConfig) -> str:
-    """Draws the curves and writes resources.json. Returns what went wrong, where everything is, and what it took."""
+    """Draws the curves and writes resources.json.
+
+    Returns what went wrong, what the last evaluation says beside the first, where everything is, and what it took.
+    """
     records, evaluations = read_records(run / folder.METRICS), read_records(run / folder.EVALUATIONS)
     drawn = draw(METRICS, records, run / "curves.png")
     if evaluations:
@@ -30,7 +33,9 @@ def sum_up(run: Path, config: ReportConfig) -> str:
     }
     places = "\n".join(f"{name:<11}{place}" for name, place in lines.items())
     warnings = [sentence for player in ("attacker", "defender") if (sentence := wasted(player, records))]
-    return "\n\n".join([*warnings, places, resources_text(resources)])
+    compared = [evaluations[0], evaluations[-1]] if evaluations else []
+    measured = [evaluation_text(f"held-out seeds at step {record['step']}", record) for record in compared]
+    return "\n\n".join([*warnings, *measured, places, resources_text(resources)])
 
 
 def finished(run: Path, steps: int) -> str:

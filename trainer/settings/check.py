@@ -5,7 +5,17 @@ import math
 import re
 
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.settings.schema import Config, LossConfig, PlayerConfig, RedTeamConfig, ServerConfig, fields
+from advgame.trainer.settings.schema import (
+    Config,
+    JudgeConfig,
+    LossConfig,
+    OptimizerConfig,
+    RedTeamConfig,
+    ServerConfig,
+    Settings,
+    WarmstartConfig,
+    fields,
+)
 
 SCALES = ("loss.beta", "loss.nll_weight", "loss.importance_cap", "sampling.temperature")
 """Factors in the kernels' float32 arithmetic: 0, or of a size whose products neither overflow nor vanish."""
@@ -13,22 +23,7 @@ SCALES = ("loss.beta", "loss.nll_weight", "loss.importance_cap", "sampling.tempe
 
 def check(config: Config) -> None:
     """Raises ConfigError for a setting that is out of range or contradicts another."""
-    for name, f, value in fields(config):
-        low, high = f.metadata["low"], f.metadata["high"]
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{name}={value}: must be a finite number")
-        if value is None or (low is None and high is None):
-            continue
-        if not ((low is None or value >= low) and (high is None or value <= high)):
-            bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
-            raise ConfigError(f"{name}={value}: must be {bounds}")
-        if name.endswith(SCALES) and value and not 1e-15 <= value <= 1e15:
-            raise ConfigError(f"{name}={value}: must be between 1e-15 and 1e15, or its squares leave float32's range")
-    if not _can_be_folder(config.output_dir):
-        raise ConfigError(
-            f"output_dir={config.output_dir!r:.60}: no folder can have this name; at most 255 bytes between two "
-            "slashes, 3,500 in all, and no null byte"
-        )
+    check_values(config)
     if config.batch_size % config.steps_per_batch:
         raise ConfigError(
             f"steps_per_batch={config.steps_per_batch} does not divide batch_size={config.batch_size}; "
@@ -47,7 +42,14 @@ def check(config: Config) -> None:
                     f"{name}.{option}={value}: the rollout's log-probs are not the reference's; "
                     f"set {name}.reference=recompute"
                 )
-        _check_optimizer(name, player)
+        _check_optimizer(f"{name}.optimizer", player.optimizer)
+        if player.train and player.optimizer.lr == 0:
+            raise ConfigError(f"{name}.optimizer.lr=0: nothing would be learnt; raise it, or set {name}.train=false")
+        if player.optimizer.max_loss_ratio is not None and player.loss.name == "grpo":
+            raise ConfigError(
+                f"{name}.optimizer.max_loss_ratio={player.optimizer.max_loss_ratio}: grpo's losses lie around 0, and "
+                f"their ratio means nothing; set it to null"
+            )
     if config.attacker.reward_from == "best" and config.defender.judge == "none":
         raise ConfigError(
             "attacker.reward_from=best needs the defender's rewards, but defender.judge=none; "
@@ -58,10 +60,59 @@ def check(config: Config) -> None:
             f"eval.every={config.eval.every}: there is nothing to measure on; name held-out seeds, for example "
             "eval.seeds=[harmful-held-out.jsonl,benign-held-out.jsonl], or set it to 0"
         )
-    check_server("judge.server", config.judge.server)
+    check_judge(config.judge)
     if isinstance(config, RedTeamConfig):
         check_server("target", config.target)
-    judge = config.judge
+
+
+def check_warmstart(config: WarmstartConfig) -> None:
+    """Raises ConfigError for a setting that is out of range or contradicts another."""
+    check_values(config)
+    check_judge(config.judge)
+    _check_optimizer("optimizer", config.optimizer)
+    if config.examples % config.batch_size:
+        more = config.batch_size - config.examples % config.batch_size
+        raise ConfigError(
+            f"examples={config.examples}: not whole steps of batch_size={config.batch_size} examples; set it to "
+            f"{config.examples + more}"
+        )
+    if config.optimizer.lr == 0:
+        raise ConfigError("optimizer.lr=0: nothing would be learnt; raise it")
+    if config.optimizer.max_loss_ratio is not None:
+        raise ConfigError(
+            f"optimizer.max_loss_ratio={config.optimizer.max_loss_ratio}: for the game only; set it to null"
+        )
+    if config.judge.kind == "arena":
+        raise ConfigError("judge.kind=arena: cannot read these files' language; set another judge.kind")
+    if config.held_out.wrappings and not config.held_out.seeds:
+        raise ConfigError(
+            f"held_out.wrappings={config.held_out.wrappings}: there is nothing to wrap; name held_out.seeds as well"
+        )
+
+
+def check_values(config: Settings) -> None:
+    """Raises ConfigError for a setting that is out of range, whatever the others are."""
+    for name, f, value in fields(config):
+        low, high = f.metadata["low"], f.metadata["high"]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name}={value}: must be a finite number")
+        if value is None or (low is None and high is None):
+            continue
+        if not ((low is None or value >= low) and (high is None or value <= high)):
+            bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+            raise ConfigError(f"{name}={value}: must be {bounds}")
+        if name.endswith(SCALES) and value and not 1e-15 <= value <= 1e15:
+            raise ConfigError(f"{name}={value}: must be between 1e-15 and 1e15, or its squares leave float32's range")
+    if not _can_be_folder(config.output_dir):
+        raise ConfigError(
+            f"output_dir={config.output_dir!r:.60}: no folder can have this name; at most 255 bytes between two "
+            "slashes, 3,500 in all, and no null byte"
+        )
+
+
+def check_judge(judge: JudgeConfig) -> None:
+    """Raises ConfigError for a setting of the judge that is wrong, or has no effect."""
+    check_server("judge.server", judge.server)
     for kind, option, value in (("model", "model", judge.model), ("server", "server.model", judge.server.model)):
         if judge.kind == kind and value is None:
             raise ConfigError(f"judge.kind={kind} needs judge.{option}={'FOLDER' if kind == 'model' else 'NAME'}")
@@ -98,21 +149,13 @@ def check_address(name: str, url: str) -> None:
         )
 
 
-def _check_optimizer(name: str, player: PlayerConfig) -> None:
-    optimizer = player.optimizer
+def _check_optimizer(name: str, optimizer: OptimizerConfig) -> None:
     if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
-        raise ConfigError(f"{name}.optimizer.betas={optimizer.betas}: expected two numbers in [0, 1)")
-    if player.train and optimizer.lr == 0:
-        raise ConfigError(f"{name}.optimizer.lr=0: nothing would be learnt; raise it, or set {name}.train=false")
+        raise ConfigError(f"{name}.betas={optimizer.betas}: expected two numbers in [0, 1)")
     if optimizer.lr * optimizer.weight_decay > 1:
         raise ConfigError(
-            f"{name}.optimizer.lr={optimizer.lr} with weight_decay={optimizer.weight_decay}: a step takes "
+            f"{name}.lr={optimizer.lr} with weight_decay={optimizer.weight_decay}: a step takes "
             f"lr x weight_decay of each weight away, here more than all of it; lower one of the two"
-        )
-    if optimizer.max_loss_ratio is not None and player.loss.name == "grpo":
-        raise ConfigError(
-            f"{name}.optimizer.max_loss_ratio={optimizer.max_loss_ratio}: grpo's losses lie around 0, and their ratio "
-            f"means nothing; set it to null"
         )
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,8 +13,10 @@ from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.paths import is_file, to_path
 from advgame.trainer.base.text import one_line
 from advgame.trainer.settings import plain
-from advgame.trainer.settings.check import check
-from advgame.trainer.settings.schema import Config, fields
+from advgame.trainer.settings.check import check, check_warmstart
+from advgame.trainer.settings.schema import Config, Settings, WarmstartConfig, fields
+
+S = TypeVar("S", bound=Settings)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 """The shipped ones."""
@@ -28,21 +30,33 @@ def load_config(files: str | list[str] | None, overrides: list[str], schema: typ
 
     The config is one of `schema`.
     """
+    loaded = _load([files] if isinstance(files, str) else files or ["demo"], overrides, schema)
+    check(loaded)
+    return loaded
+
+
+def load_warmstart(files: list[str] | None, overrides: list[str]) -> WarmstartConfig:
+    """As `load_config`, for `advgame warmstart`; without files the defaults are those of a defender."""
+    loaded = _load(files or [], overrides, WarmstartConfig)
+    check_warmstart(loaded)
+    return loaded
+
+
+def _load(files: list[str], overrides: list[str], schema: type[S]) -> S:
     config = OmegaConf.structured(schema)
-    for file in [files] if isinstance(files, str) else files or ["demo"]:
+    for file in files:
         config = _merge(config, read_stored(resolve_config(file)), file)
     for override in overrides:
         if "=" not in override:
-            raise ConfigError(f"{override!r}: expected key=value, for example steps=20")
+            raise ConfigError(f"{override!r}: expected key=value, for example seed=20")
         config = _merge(config, _read_override(override), "command line")
     try:
-        loaded = cast(Config, OmegaConf.to_object(config))
+        loaded = cast(S, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_first_line(error).split(_DEREFERENCED)[-1]}") from error
     for name, f, value in fields(loaded):
         if isinstance(value, list) and not all(isinstance(entry, get_args(f.type)) for entry in value):
             raise ConfigError(f"{name}={value!s:.80}: each entry must be a single value, as in [a, b]")
-    check(loaded)
     return loaded
 
 
@@ -60,12 +74,12 @@ def shipped_configs(folder: str = "") -> list[str]:
     return sorted(names, key=lambda name: ("/" in name, name))
 
 
-def to_yaml(config: Config) -> str:
+def to_yaml(config: Settings) -> str:
     """Every setting, as a file that load_config reads."""
     return plain.write(to_dict(config))
 
 
-def to_dict(config: Config) -> dict:
+def to_dict(config: Settings) -> dict:
     """Every setting, as nested dicts."""
     return dataclasses.asdict(config)
 
@@ -103,7 +117,7 @@ def _literal(value: Any) -> Any:
 
 def _merge(config: Any, settings: dict, origin: str) -> Any:
     update: Any = None
-    defaults = cast(type[Config], OmegaConf.get_type(config))()
+    defaults = cast(type[Settings], OmegaConf.get_type(config))()
     _check_forms(settings, defaults, origin)
     try:
         update = OmegaConf.create(_literal(settings))
@@ -136,7 +150,7 @@ def _check_forms(settings: dict, defaults: Any, origin: str, section: str = "") 
             raise ConfigError(f"{origin}: {name}={value!s:.80}: expected a mapping, as in {{name: value}}")
 
 
-def _closest(name: str, update: Any, defaults: Config) -> str | None:
+def _closest(name: str, update: Any, defaults: Settings) -> str | None:
     """The closest match of an unknown name, or of a value that is not one of the choices."""
     known = {known: f for known, f, _ in fields(defaults)}
     if name in known:

@@ -6,8 +6,9 @@ change when a stopped run continues; any other change is refused (see run/checkp
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 
@@ -21,7 +22,8 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-def section(kind: type, doc: str) -> Any:
+def section(kind: Callable[[], Any], doc: str) -> Any:
+    """kind: a dataclass of settings, or what makes one with other defaults."""
     return field(default_factory=kind, metadata={"doc": doc})
 
 
@@ -201,9 +203,9 @@ class DefenderConfig(PlayerConfig):
 
 @dataclass
 class JudgeConfig:
-    kind: Literal["rules", "model", "server", "arena"] = setting(
-        "rules",
-        "rules: phrases and word overlap, for demos only; model: a language model; server: a language model on a "
+    kind: Literal["phrases", "model", "server", "arena"] = setting(
+        "phrases",
+        "phrases: phrases and shared words, for demos only; model: a language model; server: a language model on a "
         "server; arena: exact, for the arena's language only",
     )
     model: str | None = setting(None, "the judge's model, as for a player (kind=model)")
@@ -305,6 +307,77 @@ class RedTeamConfig(Config):
     """Those of a run, and of the server that is attacked: its address and its model are given by options."""
 
     target: ServerConfig = section(ServerConfig, "the server that is attacked (--target URL)")
+
+
+@dataclass
+class ComplyConfig:
+    plain: float = setting(0.0, "share of those that are shown as they are", low=0, high=1)
+    light: float = setting(0.12, "share of those in a light wrapping", low=0, high=1)
+    heavy: float = setting(0.85, "share of those in a heavy wrapping", low=0, high=1)
+
+
+@dataclass
+class TaughtAttackerConfig:
+    format: Literal["prompt_only", "any_prompt"] = setting(
+        "prompt_only", "which of the game's formats it is asked for; it is taught to write no thoughts"
+    )
+    sampling: SamplingConfig = section(partial(SamplingConfig, max_new_tokens=96), "how it samples for the report")
+
+
+@dataclass
+class TaughtDefenderConfig:
+    instruction: str = setting("", "a sentence added to every query, as in the game")
+    comply: ComplyConfig = section(
+        ComplyConfig, "how many of the harmful queries it is taught to comply with, in answers without content"
+    )
+    first_tokens_weight: float = setting(
+        6.0, "weight of an answer's first 3 tokens, which decide; that of the others is 1", low=1, high=1000
+    )
+    short_share: float = setting(
+        0.66, "share of the answers that are cut to 8 tokens: the decision is what is taught", low=0, high=1
+    )
+    sampling: SamplingConfig = section(partial(SamplingConfig, max_new_tokens=64), "how it samples for the report")
+
+
+@dataclass
+class HeldOutConfig:
+    seeds: list[str] = setting([], "JSONL files of seeds or look-alikes, as in seeds.files; []: no report", resume=True)
+    wrappings: list[str] = setting([], "JSONL files of wrappings, in which a defender is shown the seeds", resume=True)
+    limit: int | None = setting(
+        64, "largest number of harmful seeds, and of benign ones; null: all", low=1, resume=True
+    )
+
+
+@dataclass
+class WarmstartConfig:
+    """Of `advgame warmstart`: a player is taught the game by examples, before it plays."""
+
+    output_dir: str = setting("runs/warmstart", "folder of all output; an unfinished run in it is resumed", resume=True)
+    player: Literal["attacker", "defender"] = setting("defender", "who is taught")
+    model: str = setting("smollm2-135m", "what it starts from, as for a player of the game")
+    pairs: list[str] = setting(
+        ["players/look-alikes.jsonl"], "JSONL files of look-alikes, as paths or as names of shipped sets"
+    )
+    wrappings: list[str] = setting(
+        ["players/wrappings.jsonl"], "JSONL files of wrappings, as paths or as names of shipped sets"
+    )
+    seed: int = setting(0, "seed of all random numbers", low=0)
+    examples: int = setting(1920, "number of examples that it is shown, in whole steps", low=1, resume=True)
+    batch_size: int = setting(16, "examples of an optimiser step", low=1)
+    templates: str | None = setting("small", "as in the game; null: the shipped templates")
+    precision: Precision = setting("auto", "of matrix products, as for a player of the game")
+    attacker: TaughtAttackerConfig = section(TaughtAttackerConfig, "what an attacker is taught (player=attacker)")
+    defender: TaughtDefenderConfig = section(TaughtDefenderConfig, "what a defender is taught (player=defender)")
+    optimizer: OptimizerConfig = section(
+        partial(OptimizerConfig, lr=1e-4, betas=[0.9, 0.98], weight_decay=0.01, warmup_steps=10), "how it is taught"
+    )
+    checkpoint: CheckpointConfig = section(partial(CheckpointConfig, keep=1), "when the run is saved")
+    held_out: HeldOutConfig = section(HeldOutConfig, "what the player is measured on at the end")
+    judge: JudgeConfig = section(JudgeConfig, "who scores the report")
+
+
+Settings = Config | WarmstartConfig
+"""Of a run, of either kind."""
 
 
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:

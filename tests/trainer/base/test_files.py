@@ -30,6 +30,16 @@ def test_a_write_that_is_cut_leaves_the_old_file(tmp_path):
     assert file.read_text() == "new" and list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.parametrize(("name", "other"), [("step-000010", "step-000005"), ("model", "model")])
+def test_what_a_kill_leaves_of_a_folder_is_removed(tmp_path, name, other):
+    leftover = tmp_path / f".{other}.tmp"
+    leftover.mkdir()
+    (leftover / "half").write_text("a f")
+    with replacing_folder(tmp_path / name) as half:
+        (half / "whole").write_text("a file")
+    assert list(tmp_path.iterdir()) == [tmp_path / name] and (tmp_path / name / "whole").read_text() == "a file"
+
+
 def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "folder"):

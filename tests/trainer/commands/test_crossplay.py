@@ -9,7 +9,7 @@ from helpers import run_tiny
 from advgame.trainer.base.clock import Clock
 from advgame.trainer.commands.main import main
 from advgame.trainer.game.play import Match, Rules, play
-from advgame.trainer.judges.rules import judge_by_rules
+from advgame.trainer.judges.phrases import judge_by_phrases
 from advgame.trainer.measure.evaluation import measured_of, measuring
 from advgame.trainer.measure.rates import rate
 from advgame.trainer.models.load import load_policy
@@ -39,7 +39,7 @@ def test_every_cell_is_a_game_of_its_own(run, capsys):
     payoff = json.loads((run / "crossplay" / "payoff.json").read_text())
     assert payoff["steps"] == [0, 1, 2] and payoff["harmful"] == payoff["benign"] == 6
     config = load_config(str(run / "config.yaml"), ["judge.faithfulness=false"])
-    rules = Rules(Prompts(config.templates), judge_by_rules, config.attacker, config.defender, config.judge)
+    rules = Rules(Prompts(config.templates), judge_by_phrases, config.attacker, config.defender, config.judge)
     rules, seeds = measuring(rules, greedy=False), read_seeds(config.seeds.files)
     for a in range(3):
         for d in range(3):
@@ -84,5 +84,5 @@ def test_a_run_that_cannot_be_compared_is_refused(run, tmp_path, capsys):
     assert (
         "has 1 checkpoint(s), and crossplay needs 2 or more; the default checkpoint.keep=2" in capsys.readouterr().err
     )
-    assert main(["crossplay", str(run), "judge.kinds=rules"]) == 2
+    assert main(["crossplay", str(run), "judge.kinds=phrases"]) == 2
     assert "judge.kinds" in capsys.readouterr().err

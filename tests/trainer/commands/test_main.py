@@ -8,14 +8,14 @@ import pytest
 
 from advgame.trainer.commands.main import COMMANDS, main, make_parser, parse
 from advgame.trainer.settings.load import load_config
-from advgame.trainer.settings.schema import Config, fields
+from advgame.trainer.settings.schema import Config, WarmstartConfig, fields
 
 
 def test_help_lists_every_command(capsys):
     with pytest.raises(SystemExit) as left:
         main(["--help"])
     shown = capsys.readouterr().out
-    assert left.value.code == 0 and list(COMMANDS) == ["train", "evaluate", "crossplay", "redteam"]
+    assert left.value.code == 0 and list(COMMANDS) == ["train", "warmstart", "evaluate", "crossplay", "redteam"]
     assert " ".join(shown.split()) == " ".join(make_parser().format_help().split())
     for name, command in COMMANDS.items():
         assert name in shown and " ".join(command.HELP.split()) in " ".join(shown.split())
@@ -40,9 +40,19 @@ def test_the_help_of_train_has_every_setting(capsys):
         "judge.model = null (str | None)",
         "attacker.train = true (bool)",
         "seeds.files = ['harmful.jsonl', 'benign.jsonl'] (list[str])",
-        "judge.kind = rules (rules|model|server|arena)",
+        "judge.kind = phrases (phrases|model|server|arena)",
     ):
         assert line in shown
+
+
+def test_the_help_of_warmstart_has_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["warmstart", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, field, _ in fields(WarmstartConfig()):
+        assert f" {name} = " in shown and " ".join(field.metadata["doc"].split()) in shown, name
+    assert "player = defender (attacker|defender)" in shown
+    assert "optimizer.lr = 0.0001 (float)" in shown  # its own default, not the game's
 
 
 def test_help_needs_no_library_that_is_slow_to_import():
@@ -76,12 +86,12 @@ def test_settings_are_not_taken_for_values_of_an_option():
         "--seeds",
         "x.jsonl",
         "y.jsonl",
-        "judge.kind=rules",
+        "judge.kind=phrases",
         "--target",
         "http://h/?q=1",
     ]
     options = parse([*given, "seeds.files.0=x"])
-    assert options.overrides == ["judge.kind=rules", "seeds.files.0=x"]
+    assert options.overrides == ["judge.kind=phrases", "seeds.files.0=x"]
     assert (options.seeds, options.target) == (["x.jsonl", "y.jsonl"], "http://h/?q=1")
 
 

@@ -130,7 +130,7 @@ def test_the_attackers_run_decides_unless_it_is_told_otherwise(tmp_path):
     assert main([*options, "judge.success_score=3"]) == 0
     settings = json.loads((tmp_path / "results.json").read_text())["config"]
     assert settings["output_dir"] == str(run) and settings["attacker"]["sampling"]["max_new_tokens"] == 9
-    assert settings["judge"] | {"success_score": 3.0} == settings["judge"] and settings["judge"]["kind"] == "rules"
+    assert settings["judge"] | {"success_score": 3.0} == settings["judge"] and settings["judge"]["kind"] == "phrases"
     assert main([*options, "--judge", "tiny", "judge.sampling.max_new_tokens=4", "judge.faithfulness=false"]) == 0
     report = json.loads((tmp_path / "results.json").read_text())
     assert report["judge"] == "tiny" and report["outcomes"]["bad_judge"] > 0
@@ -140,8 +140,8 @@ def test_another_judge_takes_the_place_of_the_configs(tmp_path):
     (tmp_path / "judged.yaml").write_text("judge: {kind: server, server: {model: judge-7b}}")
     configs = ["--config", "tiny", "--config", str(tmp_path / "judged.yaml")]
     players = ["--attacker", "tiny", "--target", "tiny", "--seeds", "tiny.jsonl", "--out", str(tmp_path)]
-    assert main(["redteam", *players, *configs, "--judge", "rules"]) == 0
-    assert json.loads((tmp_path / "results.json").read_text())["judge"] == "rules"
+    assert main(["redteam", *players, *configs, "--judge", "phrases"]) == 0
+    assert json.loads((tmp_path / "results.json").read_text())["judge"] == "phrases"
 
 
 def test_the_exit_code_says_when_too_many_attacks_succeed(tmp_path):

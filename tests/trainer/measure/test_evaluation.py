@@ -9,7 +9,7 @@ from helpers import records, run_tiny, torchrun
 
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.game.play import Match, Rules
-from advgame.trainer.judges.rules import judge_by_rules
+from advgame.trainer.judges.phrases import judge_by_phrases
 from advgame.trainer.measure.evaluation import (
     HeldOut,
     evaluate,
@@ -23,10 +23,12 @@ from advgame.trainer.measure.rates import Rate
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Seed
+from advgame.trainer.report.tables import evaluation_text
 from advgame.trainer.rollouts.local import LocalSampler
+from advgame.trainer.run.summary import sum_up
 from advgame.trainer.seeds import read_seeds
 from advgame.trainer.settings.load import load_config
-from advgame.trainer.settings.schema import EvalConfig
+from advgame.trainer.settings.schema import EvalConfig, ReportConfig
 
 
 def lines(run: Path) -> list[dict]:
@@ -39,13 +41,27 @@ def test_what_is_kept(evaluated):
     for line in kept:
         asked = {name: Rate(**line[name]["attack_success"]).asked for name in ("current", "plain", "written")}
         assert asked == {"current": 3, "plain": 3, "written": 1}
+        for name in ("current", "initial", "written", "plain"):
+            for rate in ("attack_success", "benign_compliance"):
+                assert line[name][f"{rate}_by_seeds"]["value"] == line[name][rate]["share"]
+            both = None not in (line[name]["attack_success"]["share"], line[name]["benign_compliance"]["share"])
+            assert (line[name]["d_prime"]["value"] is not None) <= both
+        assert line["plain"]["d_prime"]["value"] is not None
         assert 0 <= line["diversity"]["distinct_1"] <= 1 and line["signs"]["attack_tokens"] > 0
     assert kept[0]["current"] == kept[0]["initial"]  # the same players, the same draws
     assert kept[-1]["current"] != kept[-1]["initial"]
     assert kept[0]["signs"]["attack_length_ratio"] == 1
-    assert kept[-1]["signs"]["attack_length_ratio"] != 1
+    assert kept[-1]["signs"]["response_length_ratio"] != 1
     assert (evaluated / "evaluation.png").read_bytes().startswith(b"\x89PNG")
     json.loads((evaluated / "evaluation.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
+
+
+def test_the_summary_has_the_first_and_the_last_evaluation(evaluated):
+    first, *_, last = lines(evaluated)
+    said = sum_up(evaluated, ReportConfig())
+    for step, line in ((0, first), (5, last)):
+        assert evaluation_text(f"held-out seeds at step {step}", line) in said
+    assert "  plain seeds: attack success " in said and ", d′ " in said
 
 
 def test_the_run_is_what_it_is_without(evaluated, tmp_path, capsys):
@@ -125,7 +141,7 @@ def test_seeds_are_asked_as_they_are_and_attacks_judged_on_what_they_mean():
 def rules() -> Rules:
     """Of the tiny config, whose players write and answer several times and are judged in pairs."""
     config = load_config("tiny", ["defender.replay_seeds=true", "judge.faithfulness=false"])
-    return Rules(Prompts(config.templates), judge_by_rules, config.attacker, config.defender, config.judge)
+    return Rules(Prompts(config.templates), judge_by_phrases, config.attacker, config.defender, config.judge)
 
 
 def test_measuring_plays_once_and_leaves_the_rules_as_they_are(rules):

@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 
 from advgame.trainer.game.play import Rules
-from advgame.trainer.judges.rules import judge_by_rules
+from advgame.trainer.judges.phrases import judge_by_phrases
 from advgame.trainer.measure.attempts import attempts_of, outcomes
 from advgame.trainer.measure.evaluation import measured_of, measuring
 from advgame.trainer.measure.redteam import all_rates, answer_attacks, split, write_attacks
@@ -17,7 +17,7 @@ from advgame.trainer.settings.load import load_config
 def test_the_rates_are_those_of_evaluations():
     config, draws = load_config("tiny", ["judge.success_score=1"]), (0, "redteam")
     prompts, seeds = Prompts(config.templates), read_seeds(["tiny.jsonl"])
-    rules = measuring(Rules(prompts, judge_by_rules, config.attacker, config.defender, config.judge), greedy=False)
+    rules = measuring(Rules(prompts, judge_by_phrases, config.attacker, config.defender, config.judge), greedy=False)
     rules = replace(rules, attacker=replace(rules.attacker, samples=5))
     games, diversity = write_attacks("tiny", seeds, rules, draws)
     games = answer_attacks(games, LocalSampler(load_policy("tiny"), "defender"), rules, draws)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.models.load import load_policy, save_policy
-from advgame.trainer.prompts.chat import chat_frame, chat_ids
+from advgame.trainer.prompts.chat import answer_ids, chat_frame, chat_ids
 from advgame.trainer.prompts.markers import BREAK, break_known
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.seeds import read_seeds
@@ -54,6 +54,14 @@ def test_ordinary_text_is_read_as_always(family):
         assert chat_ids(tokenizer, text) == tokenizer.apply_chat_template(
             turn, add_generation_prompt=True, tokenize=True, return_dict=False
         ), text
+
+
+def test_an_answer_is_its_text_and_has_no_control_token(family):
+    name, tokenizer = family
+    for text in ORDINARY if name in LOSSLESS else []:
+        assert squeezed(tokenizer.decode(answer_ids(tokenizer, text))) == squeezed(text)
+    for text in hostile(name):
+        assert control_ids(tokenizer, answer_ids(tokenizer, text)) == [], text
 
 
 def test_no_text_becomes_a_control_token(family):

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from advgame.trainer.base.clock import Clock, Stage
+from advgame.trainer.measure.detection import Estimate
 from advgame.trainer.measure.rates import rate
 from advgame.trainer.records import Attack, Game, Parsed, Response, Rollout, Seed
 from advgame.trainer.report.console import Progress
@@ -83,13 +84,18 @@ def test_a_step_says_how_many_verdicts_it_lacks(capsys):
 
 
 @pytest.mark.parametrize("visible", [True, False])
-def test_an_evaluation_is_a_line_and_so_is_each_alarm(visible, capsys):
-    rates = {"attack_success": asdict(rate([True] + [False] * 3)), "benign_compliance": asdict(rate([]))}
-    evaluation = dict.fromkeys(("current", "initial", "written", "plain"), rates)
+def test_an_evaluation_is_a_few_lines_and_each_alarm_is_one(visible, capsys):
+    part = {"attack_success": asdict(rate([True] + [False] * 3)), "benign_compliance": asdict(rate([]))}
+    part |= {f"{name}_by_seeds": asdict(Estimate(None, None, None)) for name in part}
+    part |= dict.fromkeys(("d_prime", "criterion"), asdict(Estimate(None, None, None)))
+    evaluation = dict.fromkeys(("current", "initial", "written", "plain"), part)
     evaluation |= {"diversity": {"self_bleu": 0.5}, "alarms": ["[red]lengths", "a judge"]}
     Progress("run", 0, 2, visible, Clock()).evaluation_done(4, evaluation)
     shown = capsys.readouterr().out.splitlines()
-    assert len(shown) == (3 if visible else 0)
+    assert len(shown) == (7 if visible else 0)
     if visible:
-        assert shown[0].startswith("evaluation at step 4: attack success by current attacker 25% of 4 (5%–70%), init")
-        assert shown[1:] == ["alarm at step 4: [red]lengths", "alarm at step 4: a judge"]
+        assert shown[:2] == [
+            "evaluation at step 4: self-BLEU 0.50",
+            "  current attacker: attack success 25% of 4 (5%–70%)",
+        ]
+        assert shown[5:] == ["alarm at step 4: [red]lengths", "alarm at step 4: a judge"]

@@ -4,8 +4,9 @@ from dataclasses import asdict
 
 import pytest
 
+from advgame.trainer.measure.detection import Estimate
 from advgame.trainer.measure.rates import rate
-from advgame.trainer.report.labels import RATES
+from advgame.trainer.report.labels import DETECTION, RATES
 from advgame.trainer.report.plots import EVALUATION, METRICS, draw, draw_matrices
 
 pytest.importorskip("matplotlib")
@@ -13,8 +14,13 @@ pytest.importorskip("matplotlib")
 UNKNOWN = (rate([]), rate([None] * 3), rate([True, None]), rate([True, False]))
 
 
+ESTIMATES = (Estimate(None, None, None), Estimate(0.5, None, None), Estimate(-0.5, -1.0, 2.0))
+
+
 def figure(key: str, step: int) -> object:
-    """A rate, now and then one without trials or without a verdict, or a number."""
+    """A rate, now and then one without trials or without a verdict, an estimate, or a number."""
+    if key in DETECTION:
+        return asdict(ESTIMATES[step % len(ESTIMATES)])
     return asdict(UNKNOWN[step % len(UNKNOWN)]) if key in RATES else step % 7
 
 
@@ -29,6 +35,14 @@ def test_curves_of_every_length(panels, steps, tmp_path):
     file = tmp_path / "curves.png"
     assert draw(panels, records, file)
     assert file.read_bytes().startswith(b"\x89PNG") and list(tmp_path.iterdir()) == [file]
+
+
+def test_harmful_and_benign_are_in_one_panel():
+    for panels in (METRICS, EVALUATION):
+        keys = [{key for _, key, _ in lines} for _, lines in panels]
+        assert all({"attack_success", "benign_compliance"} <= shown for shown in keys if "attack_success" in shown)
+        assert any("attack_success" in shown for shown in keys)
+    assert {"d_prime", "criterion"} in keys
 
 
 def test_a_matrix_may_have_holes(tmp_path):

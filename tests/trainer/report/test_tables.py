@@ -6,13 +6,15 @@ from dataclasses import asdict
 import pytest
 from rich.console import Console
 
+from advgame.trainer.measure.detection import Estimate
 from advgame.trainer.measure.rates import Rate, rate
 from advgame.trainer.measure.resources import summarise
-from advgame.trainer.report.labels import DIVERSITY, RATES, SHOWN, SIGNS
-from advgame.trainer.report.tables import evaluation_line, print_evaluation, print_matrix, resources_text
-from advgame.trainer.report.wording import in_lines, number, outcome, percent, percent_alone, percent_of
+from advgame.trainer.report.labels import DETECTION, DIVERSITY, RATES, SHOWN, SIGNS
+from advgame.trainer.report.tables import evaluation_text, print_evaluation, print_matrix, resources_text
+from advgame.trainer.report.wording import estimated, in_lines, number, outcome, percent, percent_alone, percent_of
 
 RATE_NAMES = ("attack_success", "benign_compliance", "over_refusal")
+NOTHING = asdict(Estimate(None, None, None))
 
 
 def judged(share: float, trials: int) -> Rate:
@@ -21,8 +23,13 @@ def judged(share: float, trials: int) -> Rate:
 
 
 def evaluation(step: int, share: float | None, alarms: tuple[str, ...] = ()) -> dict:
+    """Everything has the share, d' and the criterion are -1; or nothing is known."""
     known = rate([]) if share is None else judged(share, 10)
-    record = {"step": step} | dict.fromkeys(SHOWN, dict.fromkeys(RATE_NAMES, asdict(known)))
+    by_seeds = asdict(Estimate(share, 0.2, 0.9)) if share is not None else NOTHING
+    estimate = asdict(Estimate(-1.0, -1.5, 0.25)) if share is not None else NOTHING
+    part = dict.fromkeys(RATE_NAMES, asdict(known)) | dict.fromkeys(DETECTION, estimate)
+    part |= {f"{name}_by_seeds": by_seeds for name in ("attack_success", "benign_compliance")}
+    record = {"step": step} | dict.fromkeys(SHOWN, part)
     return record | {"diversity": dict.fromkeys(DIVERSITY, share), "signs": dict.fromkeys(SIGNS), "alarms": alarms}
 
 
@@ -52,19 +59,33 @@ def test_a_rate_says_what_it_is_worth(known, whole, alone):
 def test_an_evaluation_beside_that_of_the_start(capsys):
     print_evaluation(evaluation(7, 0.5, ("odd",)) | {"start": evaluation(0, None)}, Console(width=100))
     shown = capsys.readouterr().out
-    labels = [RATES[name] for name in RATE_NAMES] + [*SHOWN.values()] * 3 + [*DIVERSITY.values(), *SIGNS.values()]
+    labels = [*SHOWN.values(), *([RATES[name] for name in RATE_NAMES] + [*DETECTION.values()]) * 4]
+    labels += [*DIVERSITY.values(), *SIGNS.values()]
     assert all(shown.count(label) == labels.count(label) for label in labels), shown
-    assert "step 7" in shown and shown.count("50% of 10 (24%–76%)") == 3 * 4 and shown.endswith("alarm: odd\n")
+    assert "step 7" in shown and shown.endswith("alarm: odd\n")
+    assert shown.count("50% of 10 (24%–76%; by seeds 20%–90%)") == 2 * 4 and shown.count("50% of 10 (24%–76%)") == 4
+    assert shown.count("-1.00 (-1.50 to 0.25)") == 2 * 4
 
 
-def test_an_evaluation_in_a_line():
-    line = evaluation_line(3, evaluation(3, 0.5) | {"written": {"attack_success": asdict(rate([None]))}})
-    half = "50% of 10 (24%–76%)"
-    assert line == (
-        f"evaluation at step 3: attack success by current attacker {half}, initial attacker {half}, "
-        f"held-out attacks – (1 of 1 unjudged), plain seeds {half}; "
-        f"benign compliance under plain seeds {half}, current attacker {half}; self-BLEU 0.50"
-    )
+def test_an_evaluation_in_lines_has_what_was_measured_and_nothing_else():
+    record = evaluation(3, 0.5)
+    nothing = evaluation(3, None)["written"]
+    harmful_alone = {"attack_success": asdict(rate([None, True])), "attack_success_by_seeds": asdict(Estimate(1, 1, 1))}
+    record |= {"initial": nothing, "written": nothing | harmful_alone}
+    half, estimate = "50% of 10 (24%–76%; by seeds 20%–90%)", "-1.00 (-1.50 to 0.25)"
+    everything = f"attack success {half}, benign compliance {half}, d′ {estimate}, criterion {estimate}"
+    assert evaluation_text("evaluation at step 3", record).split("\n") == [
+        "evaluation at step 3: self-BLEU 0.50",
+        f"  current attacker: {everything}",
+        "  held-out attacks: attack success 100% of 1 (21%–100%; by seeds 100%–100%; 1 of 2 unjudged)",
+        f"  plain seeds: {everything}",
+    ]
+
+
+def test_an_estimate_says_what_it_is_worth():
+    known = (Estimate(1.234, 0.5, 2), Estimate(0.0, None, None), Estimate(None, None, None))
+    assert [estimated(estimate) for estimate in known] == ["1.23 (0.50 to 2.00)", "0.00", "–"]
+    assert percent_of(rate([True, False]), known[1]) == percent_of(rate([True, False])) == "50% of 2 (9%–91%)"
 
 
 def test_no_figure_of_a_wide_table_is_cut(monkeypatch, capsys):
@@ -91,6 +112,6 @@ def test_what_a_run_took_is_not_claimed_unless_it_was_measured():
     assert "CO2e" not in resources_text(summarise(lines, None))
 
 
-@pytest.mark.parametrize("labels", [RATES, SHOWN, DIVERSITY, SIGNS])
+@pytest.mark.parametrize("labels", [RATES | DETECTION, SHOWN, DIVERSITY, SIGNS])
 def test_no_two_things_are_called_the_same(labels):
     assert len(set(labels.values())) == len(labels)

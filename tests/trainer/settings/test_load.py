@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.settings.load import load_config, read_stored, resolve_config, shipped_configs, to_yaml
-from advgame.trainer.settings.schema import Config, RedTeamConfig, fields
+from advgame.trainer.settings.schema import Config, RedTeamConfig, WarmstartConfig, fields
 
 
 def test_the_defaults_are_the_papers():
@@ -41,8 +41,9 @@ def test_later_files_are_laid_over_earlier_ones(tmp_path):
     assert load_config(None, []) == load_config(["demo"], [])
 
 
-def test_every_setting_is_documented():
-    for name, field, _ in fields(Config()):
+@pytest.mark.parametrize("schema", [Config, WarmstartConfig])
+def test_every_setting_is_documented(schema):
+    for name, field, _ in fields(schema()):
         assert len(field.metadata["doc"]) > 10, name
 
 

@@ -1,0 +1,1 @@
+"""A supervised start: a player is taught the game by examples, before it plays."""
