@@ -60,11 +60,13 @@ class _SharedPrefixAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        saved = grad_out, *ctx.saved_tensors
+        query, key, value, out, lse = ctx.saved_tensors
         if BUILT and grad_out.is_cpu:
-            gradients = torch.ops.advgame.forest_attention_backward(*saved, *_forest(ctx.layout), ctx.scale)
+            gradients = torch.ops.advgame.forest_attention_backward(
+                grad_out, query, key, value, out, lse, *_forest(ctx.layout), ctx.scale
+            )
         else:
-            gradients = differentiate_in_parts(*saved, ctx.layout, ctx.scale)
+            gradients = differentiate_in_parts(grad_out, query, key, value, out, lse, ctx.layout, ctx.scale)
         return *gradients, None, None
 
 
