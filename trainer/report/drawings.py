@@ -3,12 +3,13 @@
 import io
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup, escape
 
 from advgame.trainer.measure.detection import Estimate
 from advgame.trainer.measure.rates import Rate
-from advgame.trainer.report.labels import DETECTION, RATES
+from advgame.trainer.report.labels import RATES
 from advgame.trainer.report.plots import Lines, Panel, draw_panel
 from advgame.trainer.report.wording import number, percent_alone
 
@@ -18,7 +19,10 @@ INK = "#010203"
 COLORS = ("#3b82d6", "#c8641e", "#2e9450", "#a65fc7")
 """Each has a contrast of 3 or more to white and to near black (WCAG 2.2, 1.4.11)."""
 
-STYLE = {
+STROKES = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))
+"""For those to whom the colours look alike; dotted is what is unjudged."""
+
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "advgame",  # the same curves are the same file
     "font.size": 12,
@@ -52,7 +56,8 @@ def drawings(panels: tuple[Panel, ...], records: list[dict]) -> list[Drawing] | 
         import matplotlib
     except ImportError:
         return None
-    with matplotlib.rc_context({**STYLE, "axes.prop_cycle": cycler.cycler(color=COLORS)}):
+    curves = cycler.cycler(color=COLORS, linestyle=STROKES)
+    with matplotlib.rc_context(STYLE | {"axes.prop_cycle": curves}):
         return [_drawing(title, lines, records) for title, lines in panels if told(lines, records)]
 
 
@@ -71,15 +76,20 @@ def _text(key: str, figure: dict | float | None) -> str:
     """A figure of a record in words, nothing if it was not measured."""
     if isinstance(figure, dict) and key in RATES:
         return percent_alone(Rate(**figure)) if Rate(**figure).asked else ""
-    value = Estimate(**figure).value if isinstance(figure, dict) and key in DETECTION else figure
+    value = Estimate(**figure).value if isinstance(figure, dict) else figure
     return "" if value is None else number(value, ".3g")
 
 
 def _drawing(title: str, lines: Lines, records: list[dict]) -> Drawing:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.8, 3.6), layout="constrained")
-    draw_panel(figure.add_subplot(), title, lines, records)
+    figure = Figure(figsize=(4.8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    draw_panel(axes, title, lines, records)
+    if legend := axes.get_legend():  # outside, where it hides no curve
+        legend.remove()
+        handles, title_of_legend = axes.get_legend_handles_labels(), legend.get_title().get_text()
+        figure.legend(*handles, title=title_of_legend or None, loc="outside lower center", ncols=2)
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     words = told(lines, records)

@@ -46,7 +46,7 @@ def write_overview(file: Path, story: Story) -> None:
         "steps": [record["step"] for record in ends],
         "compared": compared(ends),
         "curves": None if None in curves else [drawing for part in curves for drawing in part or []],
-        "samples": [*zip(*(record.get("samples", []) for record in ends), strict=True)],
+        "samples": [*zip(*(record.get("samples", []) for record in ends), strict=False)],  # older ones have none
         "told": {outcome.value: outcome.told for outcome in AttemptOutcome},
         "transcripts": story.transcripts,
         "payoff": story.payoff,

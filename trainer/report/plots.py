@@ -153,7 +153,7 @@ def _curve(axes: "Axes", steps: list[int], values: list[float], label: str) -> "
         return line.get_color()
     reach = len(values) // 40
     (line,) = axes.plot(steps, [_mean_around(values, i, reach) for i in range(len(values))], label=label)
-    axes.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.8, zorder=1)
+    axes.plot(steps, values, color=line.get_color(), linestyle="-", alpha=0.25, linewidth=0.8, zorder=1)
     return line.get_color()
 
 

@@ -6,7 +6,6 @@ from advgame.trainer.base.files import write_text
 from advgame.trainer.base.text import printable
 from advgame.trainer.records import Attack, Game, Response
 
-
 HEAD = "=== "
 """Begins the first line of a game; nothing else does that is not a seed's own."""
 
