@@ -68,7 +68,7 @@ def initial_attacks(attacker: Sampler, rules: Rules, held_out: HeldOut, draws: K
 def evaluate(
     match: Match, held_out: HeldOut, initial: list[Game], draws: Key, embedder: Policy, start: dict | None = None
 ) -> dict:
-    """Rates and detection under the attacker, `initial` attacks, written ones and plain seeds; diversity, alarms, samples.
+    """Rates and detection under the attacker, `initial` attacks, written ones and plain seeds; diversity; samples.
 
     The match has the run's rules. The embedder says how similar two attacks are (see `diversity`). `start` is the
     record of the run's start, which drift is measured from; None if this is it.

@@ -106,7 +106,8 @@ def test_one_evaluation_is_no_change(evaluated, tmp_path):
 def test_a_rate_without_verdicts_is_no_zero(evaluated, tmp_path):
     lines = read_records(evaluated / "evaluation.jsonl")
     for line in lines:
-        line["plain"] |= {"attack_success": asdict(rate([None] * 3)), "benign_compliance": asdict(rate([]))}
+        line["plain"] |= {"attack_success": asdict(rate([None] * 3))}
+        line["plain"] |= dict.fromkeys(("benign_compliance", "over_refusal"), asdict(rate([])))
         estimates = ("d_prime", "criterion", "attack_success_by_seeds", "benign_compliance_by_seeds")
         line["plain"] |= dict.fromkeys(estimates, asdict(Estimate(None, None, None)))
     _, page = written(story(evaluated, evaluations=lines), tmp_path)
