@@ -83,13 +83,14 @@ def _text(key: str, figure: dict | float | None) -> str:
 def _drawing(title: str, lines: Lines, records: list[dict]) -> Drawing:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.8, 4), layout="constrained")
+    figure = Figure(figsize=(4.8, 4.2))
+    figure.subplots_adjust(left=0.14, right=0.97, bottom=0.32, top=0.92)  # a layout engine would draw it twice
     axes = figure.add_subplot()
     draw_panel(axes, title, lines, records)
     if legend := axes.get_legend():  # outside, where it hides no curve
         legend.remove()
-        handles, title_of_legend = axes.get_legend_handles_labels(), legend.get_title().get_text()
-        figure.legend(*handles, title=title_of_legend or None, loc="outside lower center", ncols=2)
+        handles, heading = axes.get_legend_handles_labels(), legend.get_title().get_text()
+        figure.legend(*handles, title=heading or None, loc="upper center", bbox_to_anchor=(0.5, 0.2), ncols=2)
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     words = told(lines, records)

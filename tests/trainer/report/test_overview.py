@@ -123,7 +123,7 @@ def test_cross_play_is_on_it(evaluated, tmp_path):
     nothing = [[asdict(rate([]))] * 2] * 2
     payoff = {"steps": [0, 5], "harmful": 2, "benign": 0, "attack_success": cells, "benign_compliance": nothing}
     _, page = written(story(evaluated, payoff=payoff | {"reading": ["It does not cycle."]}), tmp_path)
-    (table,) = [rows for caption, rows in page.tables.items() if "attackers down" in caption]
+    (table,) = [rows for caption, rows in page.tables.items() if "Attackers down" in caption]
     assert table[0] == ["", "0", "5"] and [row[0] for row in table[1:]] == ["0", "5"]
     half = Rate(**cells[0][0])
     assert table[1][1:] == [f"50%\n{half.low:.0%}–{half.high:.0%}", "–\n1 of 1 unjudged"]
