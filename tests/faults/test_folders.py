@@ -11,7 +11,7 @@ from faults.commands import REFUSED, refusal
 from faults.forked import start
 from faults.runs import SETTINGS, assert_same, files_of
 
-DRAWN = ("curves.png", "evaluation.png", "resources.json")
+DRAWN = ("curves.png", "evaluation.png", "resources.json", "report.html")
 """Made anew at the end of a run."""
 NOTICED = "noticed: refused in one line, or the checkpoint before was taken and the run ended bit-identical"
 

@@ -1,1 +1,1 @@
-"""The command line: advgame train | evaluate | crossplay | redteam."""
+"""The command line: advgame train | evaluate | crossplay | report | redteam."""

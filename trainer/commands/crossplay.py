@@ -13,7 +13,7 @@ from rich.text import Text
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.files import make_folder, write_text
 from advgame.trainer.base.paths import to_path
-from advgame.trainer.run.folder import CONFIG
+from advgame.trainer.run.folder import CONFIG, CROSSPLAY, PAYOFF
 from advgame.trainer.settings.load import load_config
 from advgame.trainer.settings.schema import Config
 
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     seeds = limited(read_seeds(files), config.eval.limit)
     quiet()
     rules = measuring(make_rules(config), config.eval.greedy)
-    out = options.out or options.run / "crossplay"
+    out = options.out or options.run / CROSSPLAY
     make_folder(out, f"--out {out}")
 
     progress = Console(stderr=True)
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     if not config.eval.seeds:
         notes.append(f"These are the seeds that the run was trained on ({', '.join(files)}): eval.seeds names none.")
     record = {"run": str(options.run), "seed_files": files, **dataclasses.asdict(payoff), "reading": notes}
-    write_text(out / "payoff.json", json.dumps(record, indent=1))
+    write_text(out / PAYOFF, json.dumps(record, indent=1))
     show(payoff, notes, out)
     return 0
 

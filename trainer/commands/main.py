@@ -9,7 +9,7 @@ import warnings
 
 from advgame.trainer.base.errors import ConfigError, Outage, ServerWarning, Stopped
 from advgame.trainer.base.text import printable
-from advgame.trainer.commands import crossplay, evaluate, redteam, train, warmstart
+from advgame.trainer.commands import crossplay, evaluate, redteam, report, train, warmstart
 from advgame.trainer.commands.torchrun import is_first, report_failure
 
 COMMANDS = {
@@ -17,6 +17,7 @@ COMMANDS = {
     "warmstart": warmstart,
     "evaluate": evaluate,
     "crossplay": crossplay,
+    "report": report,
     "redteam": redteam,
 }
 """Each is a module with HELP, add_arguments(parser) and run(options), which returns the exit code."""

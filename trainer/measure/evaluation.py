@@ -11,9 +11,11 @@ from advgame.trainer.base.collectives import gather_from, my_share
 from advgame.trainer.base.randomness import Key
 from advgame.trainer.game.play import Match, Rules, answer, game_keys, play, write
 from advgame.trainer.measure.alarms import alarms, signs
+from advgame.trainer.measure.attempts import Attempt, attempts_of
 from advgame.trainer.measure.detection import detect
 from advgame.trainer.measure.diversity import diversity
 from advgame.trainer.measure.metrics import game_metrics
+from advgame.trainer.measure.rates import of_category
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.records import Game, Seed, written_attack
 from advgame.trainer.rollouts.base import Sampler
@@ -66,7 +68,7 @@ def initial_attacks(attacker: Sampler, rules: Rules, held_out: HeldOut, draws: K
 def evaluate(
     match: Match, held_out: HeldOut, initial: list[Game], draws: Key, embedder: Policy, start: dict | None = None
 ) -> dict:
-    """Rates and detection, under the attacker, the `initial` attacks, written ones and plain seeds; diversity; alarms.
+    """Rates and detection under the attacker, `initial` attacks, written ones and plain seeds; diversity; samples.
 
     The match has the run's rules. The embedder says how similar two attacks are (see `diversity`). `start` is the
     record of the run's start, which drift is measured from; None if this is it.
@@ -87,8 +89,15 @@ def evaluate(
     } | {
         "diversity": diversity(texts, embedder),
         "signs": signs(played["current"], played["plain"], match.rules, start),
+        "samples": [asdict(sample) for sample in samples(played["current"], success_score)],
     }
     return record | {"alarms": alarms(record, start)}
+
+
+def samples(games: list[Game], success_score: float) -> list[Attempt]:
+    """A few for people to read: of two harmful seeds and a benign one, the same in every evaluation."""
+    read = [*of_category(games, "harmful")[:2], *of_category(games, "benign")[:1]]
+    return attempts_of(read, success_score)
 
 
 def written(attacks: list[tuple[Seed, str]]) -> list[Game]:

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.typing import ColorType
 
-Panel = tuple[str, tuple[tuple[str, str, str], ...]]
-"""A title, and a curve for each (section of the record, key, label)."""
+Lines = tuple[tuple[str, str, str], ...]
+"""A curve for each (section of the record, key, label)."""
+
+Panel = tuple[str, Lines]
+"""A title, and the curves under it."""
 
 METRICS: tuple[Panel, ...] = (
     ("rewards", (("game", "attacker_reward", "attacker"), ("game", "defender_reward", "defender"))),
@@ -59,35 +62,40 @@ def draw(panels: tuple[Panel, ...], records: list[dict], file: Path) -> bool:
     """
     try:
         from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
     except ImportError:
         return False
     columns = 3 if len(panels) % 3 == 0 else 2
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.5 * columns, 3.5 * rows), layout="constrained")
     for place, (title, lines) in enumerate(panels, start=1):
-        axes = figure.add_subplot(rows, columns, place)
-        for section, key, label in lines:
-            figures = {r["step"]: r[section][key] for r in records if r[section].get(key) is not None}
-            rates = {step: Rate(**known) for step, known in figures.items() if key in RATES}
-            estimates = {step: Estimate(**known) for step, known in figures.items() if key in DETECTION}
-            if asked := {step: rate for step, rate in rates.items() if rate.asked}:
-                _rate_curve(axes, asked, label)
-            elif any(estimate.value is not None for estimate in estimates.values()):
-                values = [estimate.value for estimate in estimates.values()]
-                _banded_curve(axes, estimates, values, label)
-            elif figures and not rates and not estimates:
-                _curve(axes, [*figures], [*figures.values()], label)
-        axes.set_title(title)
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            dotted = any(line.get_linestyle() == ":" for line in axes.lines)
-            axes.legend(title="dotted: unjudged" if dotted else None)
+        draw_panel(figure.add_subplot(rows, columns, place), title, lines, records)
     with replacing(file) as half:
         figure.savefig(half, dpi=120, format="png")
     return True
+
+
+def draw_panel(axes: "Axes", title: str, lines: Lines, records: list[dict]) -> None:
+    """One panel of `draw`."""
+    from matplotlib.ticker import MaxNLocator
+
+    for section, key, label in lines:
+        figures = {r["step"]: r[section][key] for r in records if r[section].get(key) is not None}
+        rates = {step: Rate(**known) for step, known in figures.items() if key in RATES}
+        estimates = {step: Estimate(**known) for step, known in figures.items() if key in DETECTION}
+        if asked := {step: rate for step, rate in rates.items() if rate.asked}:
+            _rate_curve(axes, asked, label)
+        elif any(estimate.value is not None for estimate in estimates.values()):
+            values = [estimate.value for estimate in estimates.values()]
+            _banded_curve(axes, estimates, values, label)
+        elif figures and not rates and not estimates:
+            _curve(axes, [*figures], [*figures.values()], label)
+    axes.set_title(title)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        dotted = any(line.get_linestyle() == ":" for line in axes.lines)
+        axes.legend(title="dotted: unjudged" if dotted else None)
 
 
 def draw_matrices(matrices: dict[str, list[list[Rate]]], steps: list[int], file: Path) -> bool:
@@ -145,7 +153,7 @@ def _curve(axes: "Axes", steps: list[int], values: list[float], label: str) -> "
         return line.get_color()
     reach = len(values) // 40
     (line,) = axes.plot(steps, [_mean_around(values, i, reach) for i in range(len(values))], label=label)
-    axes.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.8, zorder=1)
+    axes.plot(steps, values, color=line.get_color(), linestyle="-", alpha=0.25, linewidth=0.8, zorder=1)
     return line.get_color()
 
 

@@ -122,7 +122,12 @@ def shown_rates(results: RedTeaming) -> dict[str, str]:
 
 
 def resources_text(summary: dict) -> str:
-    """What a run took (see measure/resources.summarise), one name and value per line."""
+    """What a run took, one name and value per line."""
+    return "\n".join(f"{name:<28}{value}" for name, value in resources_rows(summary))
+
+
+def resources_rows(summary: dict) -> list[tuple[str, str]]:
+    """What a run took (see measure/resources.summarise), as names and values."""
     rows = [(stage, f"{seconds:.1f} s") for stage, seconds in summary["stages"].items()]
     rows += [
         ("all", f"{summary['seconds']:.1f} s"),
@@ -136,4 +141,4 @@ def resources_text(summary: dict) -> str:
         sources = " and ".join(source for source, kwh in summary["kwh"].items() if kwh is not None)
         intensity = f"{summary['grid_intensity']:g} g per kWh"
         rows.append(("carbon", f"{summary['carbon_g']:.3g} g CO2e, of {sources}, at {intensity}"))
-    return "\n".join(f"{name:<28}{value}" for name, value in rows)
+    return rows

@@ -6,14 +6,23 @@ from advgame.trainer.base.files import write_text
 from advgame.trainer.base.text import printable
 from advgame.trainer.records import Attack, Game, Response
 
+HEAD = "=== "
+"""Begins the first line of a game; nothing else does that is not a seed's own."""
+
 
 def write_transcript(file: Path, games: list[Game]) -> None:
     """Every attack and response, with its outcome and its reward."""
     write_text(file, "\n\n".join(_game(game) for game in games) + "\n")
 
 
+def first_games(transcript: str, count: int = 3) -> str:
+    """The beginning of what write_transcript wrote."""
+    between = f"\n\n{HEAD}"
+    return between.join(transcript.rstrip("\n").split(between)[:count])
+
+
 def _game(game: Game) -> str:
-    lines = [f"=== {game.seed.category} seed: {printable(game.seed.query)}"]
+    lines = [f"{HEAD}{game.seed.category} seed: {printable(game.seed.query)}"]
     for a, attack in enumerate(game.shown, start=1):
         if attack is game.plain:
             lines += ["", "  as it is:"]

@@ -8,3 +8,8 @@ SAMPLES = "samples"
 EVALUATIONS = "evaluation.jsonl"
 INITIAL_ATTACKS = "initial-attacks.json"
 """The attacks of the first attacker, which the defender answers in every evaluation."""
+
+CROSSPLAY = "crossplay"
+PAYOFF = "payoff.json"
+"""What `advgame crossplay` writes, in CROSSPLAY unless it is told otherwise."""
+REPORT = "report.html"

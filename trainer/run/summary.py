@@ -9,11 +9,12 @@ from advgame.trainer.measure.resources import summarise
 from advgame.trainer.report.plots import EVALUATION, METRICS, draw
 from advgame.trainer.report.tables import evaluation_text, resources_text
 from advgame.trainer.run import checkpoint, folder
-from advgame.trainer.settings.schema import ReportConfig
+from advgame.trainer.run.page import write_report
+from advgame.trainer.settings.schema import Config
 
 
-def sum_up(run: Path, config: ReportConfig) -> str:
-    """Draws the curves and writes resources.json.
+def sum_up(run: Path, config: Config) -> str:
+    """Draws the curves, writes resources.json and the page.
 
     Returns what went wrong, what the last evaluation says beside the first, where everything is, and what it took.
     """
@@ -21,7 +22,7 @@ def sum_up(run: Path, config: ReportConfig) -> str:
     drawn = draw(METRICS, records, run / "curves.png")
     if evaluations:
         draw(EVALUATION, evaluations, run / "evaluation.png")
-    resources = summarise(records, config.grid_intensity)
+    resources = summarise(records, config.report.grid_intensity)
     write_text(run / "resources.json", json.dumps(resources, indent=2) + "\n")
     both = bool(evaluations)
     lines = {
@@ -30,6 +31,7 @@ def sum_up(run: Path, config: ReportConfig) -> str:
         "samples": f"{run}/{folder.SAMPLES}",
         "curves": f"{run}/{'{curves,evaluation}' if both else 'curves'}.png" if drawn else NOT_DRAWN,
         "resources": f"{run}/resources.json",
+        "report": f"{write_report(run, config)}",
     }
     places = "\n".join(f"{name:<11}{place}" for name, place in lines.items())
     warnings = [sentence for player in ("attacker", "defender") if (sentence := wasted(player, records))]

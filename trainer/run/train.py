@@ -60,7 +60,7 @@ def carry_on(plan: Plan, config: Config) -> None:
         else:
             progress.console.print(Text(finished(plan.run, config.steps)), soft_wrap=True)
         if first and (plan.run / METRICS).exists():
-            progress.console.print(Text(sum_up(plan.run, config.report)), soft_wrap=True)
+            progress.console.print(Text(sum_up(plan.run, config)), soft_wrap=True)
 
 
 def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:

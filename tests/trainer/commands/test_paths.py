@@ -40,6 +40,7 @@ def test_arguments_may_begin_at_home(home):
     assert (evaluate.run, evaluate.json) == (home / "run", home / "results.json")
     crossplay = parse(["crossplay", "~/run", "--out", "~/out"])
     assert (crossplay.run, crossplay.out) == (home / "run", home / "out")
+    assert parse(["report", "~/run"]).run == home / "run"
     assert parse(["redteam", "--attacker", "a", "--target", "b", "--seeds", "c", "--out", "~/out"]).out == home / "out"
 
 

@@ -3,11 +3,11 @@
 import itertools
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 from chatserver import chat_server, echoes
 from helpers import run_tiny
+from htmlpage import Page
 from markdown_it import MarkdownIt
 
 from advgame.trainer.base.text import printable
@@ -48,27 +48,6 @@ def seeds(tmp_path):
     return str(file)
 
 
-class Page(HTMLParser):
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags, self.attributes, self.blocks, self.inside = set(), set(), [], False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes |= {name for name, _ in attrs}
-        if tag == "pre":
-            self.inside = True
-            self.blocks.append("")
-
-    def handle_endtag(self, tag):
-        self.inside = self.inside and tag != "pre"
-
-    def handle_data(self, data):
-        if self.inside:
-            self.blocks[-1] += data
-
-
 def test_what_a_hostile_server_says_stays_text(seeds, tmp_path, capfd):
     out = tmp_path / "out"
     with chat_server(lambda _: HOSTILE) as server:
@@ -96,7 +75,8 @@ def test_what_a_hostile_server_says_stays_text(seeds, tmp_path, capfd):
     page = (out / "report.html").read_text(encoding="utf-8")
     read = Page(page)
     assert read.blocks == texts
-    allowed = "html head meta title style body h1 h2 p div table tr th td details summary span pre"
+    allowed = "html head meta title style body a header main h1 h2 p div table caption thead tbody tr th td"
+    allowed += " details summary span pre"
     assert read.tags <= set(allowed.split()) and not [name for name in read.attributes if name.startswith("on")]
     assert "http://" not in page.replace(server.config.url, "") and "https://" not in page  # self-contained
 

@@ -28,7 +28,7 @@ from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run.summary import sum_up
 from advgame.trainer.seeds import read_seeds
 from advgame.trainer.settings.load import load_config
-from advgame.trainer.settings.schema import EvalConfig, ReportConfig
+from advgame.trainer.settings.schema import EvalConfig
 
 
 def lines(run: Path) -> list[dict]:
@@ -58,7 +58,7 @@ def test_what_is_kept(evaluated):
 
 def test_the_summary_has_the_first_and_the_last_evaluation(evaluated):
     first, *_, last = lines(evaluated)
-    said = sum_up(evaluated, ReportConfig())
+    said = sum_up(evaluated, load_config(str(evaluated / "config.yaml"), []))
     for step, line in ((0, first), (5, last)):
         assert evaluation_text(f"held-out seeds at step {step}", line) in said
     assert "  plain seeds: attack success " in said and ", d′ " in said

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from advgame.trainer.base.text import printable
-from advgame.trainer.report.pages import fenced, inline
+from advgame.trainer.report.rendering import fenced, inline
 
 
 @given(st.text(alphabet=st.one_of(st.sampled_from("`~\n <>#|\\\t\r\u2028\x85"), st.characters())))
