@@ -112,6 +112,32 @@ def test_seeds_are_replayed_to_the_defender_alone(tmp_path):
     assert records(run)[0]["game"]["prompt_tokens"] > 0
 
 
+@pytest.mark.parametrize("loss", ["dpo", "grpo"])
+def test_the_attacker_may_do_without_malformed_attacks(tmp_path, loss):
+    options = (f"attacker.loss.name={loss}", "steps_per_batch=1")
+    whole = run_tiny(tmp_path / "whole", *options, "steps=1")
+    run = run_tiny(tmp_path / "without", *options, "steps=4", "attacker.learn_from_malformed=false")
+    lines, unit = records(run), "groups" if loss == "grpo" else "pairs"
+    outcomes = [line["game"]["prompt_outcomes"] for line in lines]
+    assert [line["attacker"]["left_out"] for line in lines] == [
+        known.get("max_length", 0) + known.get("parsing", 0) for known in outcomes
+    ]
+    first, without = records(whole)[0], lines[0]
+    assert first["game"] == without["game"] and first["defender"] == without["defender"]
+    assert first["attacker"]["left_out"] == 0 < without["attacker"]["left_out"]
+    assert first["attacker"]["tokens"] > without["attacker"]["tokens"] > 0
+    assert all(0 < line["attacker"][unit] <= 8 for line in lines)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "grpo"])
+def test_without_malformed_attacks_nothing_may_be_left(tmp_path, capsys, loss):
+    options = (f"attacker.loss.name={loss}", "steps_per_batch=1", "alarms.idle_steps=2")
+    short = ("steps=2", "attacker.sampling.max_new_tokens=1", "attacker.learn_from_malformed=false")
+    lines = records(run_tiny(tmp_path, *options, *short))
+    assert [(line["attacker"]["left_out"], line["attacker"]["idle"]) for line in lines] == [(32, "rewards")] * 2
+    assert "raise attacker.sampling.max_new_tokens" in capsys.readouterr().out
+
+
 def run_variant(variant: str, output_dir: Path, *overrides: str) -> Path:
     train(load_config(["tiny", variant], [f"output_dir={output_dir}", *overrides]))
     return output_dir

@@ -112,6 +112,7 @@ def attack(options: argparse.Namespace, config: RedTeamConfig, seeds: list[Seed]
     """Plays, one player's model in memory at a time, and sums up."""
     from advgame.trainer.measure.attempts import attempts_of, outcomes, worst_first
     from advgame.trainer.measure.evaluation import measuring
+    from advgame.trainer.measure.metrics import duplicates
     from advgame.trainer.measure.redteam import RedTeaming, all_rates, answer_attacks, split, write_attacks
     from advgame.trainer.run.preflight import make_rules
 
@@ -140,6 +141,7 @@ def attack(options: argparse.Namespace, config: RedTeamConfig, seeds: list[Seed]
         by={value: all_rates(part, judging.success_score) for value, part in parts.items()},
         outcomes=outcomes(attempts),
         diversity=diversity,
+        duplicates=duplicates(games),
         attempts=worst_first(attempts),
         config=to_dict(dataclasses.replace(config, attacker=rules.attacker, defender=rules.defender)),
     )

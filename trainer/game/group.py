@@ -6,7 +6,7 @@ from advgame.trainer.records import Attack, Game, Response, ScoredGroup
 
 
 def attacker_groups(games: list[Game]) -> list[ScoredGroup]:
-    """One for each seed."""
+    """One for each seed that has a sample."""
     return _scored([game.attacks for game in games])
 
 
@@ -36,4 +36,5 @@ def _scored(groups: list[Sequence[Attack] | Sequence[Response]]) -> list[ScoredG
             valid=tuple(reward is not None for _, reward in group),
         )
         for group in sampled
+        if group
     ]

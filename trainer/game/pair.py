@@ -23,13 +23,13 @@ def _pairs(groups: list[Sequence[Attack] | Sequence[Response]], min_gap: float) 
 
 
 def _pair(candidates: Sequence[Attack] | Sequence[Response], min_gap: float) -> Pair | None:
-    """Best and worst of the candidates that have a reward, the first of them on ties."""
-    rewarded = [(c.reward, c.rollout) for c in candidates if c.reward is not None and c.rollout is not None]
+    """Best and worst of the candidates that have a reward, the first of them on ties; none if they say the same."""
+    rewarded = [(c.reward, c.parsed and c.content, c.rollout) for c in candidates if c.reward is not None and c.rollout]
     if not rewarded:
         return None
-    best, chosen = max(rewarded, key=itemgetter(0))
-    worst, rejected = min(rewarded, key=itemgetter(0))
-    if best == worst or best - worst < min_gap:
+    best, preferred, chosen = max(rewarded, key=itemgetter(0))
+    worst, other, rejected = min(rewarded, key=itemgetter(0))
+    if best == worst or best - worst < min_gap or preferred == other:  # of equal texts one was luckier
         return None
     if not rejected.finished:  # or the pair would teach little but brevity
         rejected = _cut(rejected, len(chosen.token_ids))

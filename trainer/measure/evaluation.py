@@ -14,7 +14,7 @@ from advgame.trainer.measure.alarms import alarms, signs
 from advgame.trainer.measure.attempts import Attempt, attempts_of
 from advgame.trainer.measure.detection import detect
 from advgame.trainer.measure.diversity import diversity
-from advgame.trainer.measure.metrics import game_metrics
+from advgame.trainer.measure.metrics import different_texts, game_metrics
 from advgame.trainer.measure.rates import of_category
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.records import Game, Seed, written_attack
@@ -80,14 +80,12 @@ def evaluate(
         "written": _answered(measured, written(held_out.attacks), draws),
         "plain": _answered(measured, plain(held_out.seeds), draws),
     }
-    attacks = [attack for game in played["current"] for attack in game.attacks]
-    texts = [attack.content for attack in attacks if attack.outcome.readable]
     success_score = match.rules.judging.success_score
     record = {
         name: measured_of(games, success_score) | asdict(detect(games, success_score, (*draws, "seeds")))
         for name, games in played.items()
     } | {
-        "diversity": diversity(texts, embedder),
+        "diversity": diversity(different_texts(played["current"]), embedder),
         "signs": signs(played["current"], played["plain"], match.rules, start),
         "samples": [asdict(sample) for sample in samples(played["current"], success_score)],
     }

@@ -92,8 +92,8 @@ def reason(player: str, idle: Idle) -> str:
     if 2 * share > 1:
         return sentence
     return (
-        f"samples of the same prompt get equal rewards; raise {player}.sampling.temperature or {player}.samples, "
-        f"or look at {player}.judge"
+        f"samples of the same prompt say the same or get equal rewards; raise {player}.sampling.temperature or "
+        f"{player}.samples, or look at {player}.judge"
     )
 
 

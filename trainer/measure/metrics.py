@@ -31,9 +31,22 @@ def game_metrics(games: list[Game], success_score: float) -> dict:
         "valid_responses": mean(response.outcome.readable for response in responses if response.rollout),
         "prompt_tokens": mean(len(attack.rollout.token_ids) for attack in attacks if attack.rollout),
         "response_tokens": mean(len(response.rollout.token_ids) for response in responses if response.rollout),
+        "duplicates": duplicates(games),
         "prompt_outcomes": dict(Counter(attack.outcome.value for attack in attacks)),
         "response_outcomes": dict(Counter(response.outcome.value for response in responses)),
     }
+
+
+def different_texts(games: list[Game]) -> list[str]:
+    """What the readable attacks say; the same text counts once for a seed."""
+    said = [[attack.content for attack in game.attacks if attack.outcome.readable] for game in games]
+    return [text for texts in said for text in dict.fromkeys(texts)]
+
+
+def duplicates(games: list[Game]) -> int:
+    """Number of readable attacks with the text of an earlier one on the same seed."""
+    readable = sum(attack.outcome.readable for game in games for attack in game.attacks)
+    return readable - len(different_texts(games))
 
 
 def sampled_tokens(games: list[Game]) -> int:

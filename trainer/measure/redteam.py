@@ -7,6 +7,7 @@ from advgame.trainer.base.randomness import Key
 from advgame.trainer.game.play import Rules, answer, game_keys, write
 from advgame.trainer.measure.attempts import Attempt, AttemptOutcome
 from advgame.trainer.measure.diversity import diversity
+from advgame.trainer.measure.metrics import different_texts
 from advgame.trainer.measure.rates import Rate, best_of_n, rates
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.records import Game, Seed
@@ -34,7 +35,9 @@ class RedTeaming:
     outcomes: dict[AttemptOutcome, int]
     """Number of attempts."""
     diversity: dict[str, float | None]
-    """Of the attacks."""
+    """Of the attacks, without duplicates."""
+    duplicates: int
+    """Number of attacks with the text of an earlier one on the same seed."""
     attempts: list[Attempt]
     config: dict
     """Every setting that was played by."""
@@ -52,8 +55,7 @@ def write_attacks(
         game_keys(draws, len(seeds)),
         Clock(),
     )
-    texts = [attack.content for game in games for attack in game.attacks if attack.outcome.readable]
-    return games, diversity(texts, policy)
+    return games, diversity(different_texts(games), policy)
 
 
 def answer_attacks(games: list[Game], target: Sampler, rules: Rules, draws: Key) -> list[Game]:

@@ -91,6 +91,7 @@ def _figures(record: dict) -> list[tuple[str, str]]:
     return [
         *((STEP[name], shares[name]) for name in ("attack_success", "benign_compliance", "parsed", "faithful")),
         *((STEP[name], number(game[name])) for name in ("attacker_reward", "defender_reward")),
+        *([(STEP["duplicates"], str(game["duplicates"]))] if game["duplicates"] else []),
         *((f"{player} loss", number(record[player].get("loss"), ".4f")) for player in ("attacker", "defender")),
         *(
             (f"{player} {kind}", str(record[player][kind]))

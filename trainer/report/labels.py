@@ -35,5 +35,6 @@ STEP = {
     "faithful": RATES["faithful"],
     "attacker_reward": "attacker reward",
     "defender_reward": "defender reward",
+    "duplicates": "duplicates",
 }
 """Of a step's games."""

@@ -87,7 +87,9 @@ def print_redteaming(results: RedTeaming, console: Console) -> None:
     for outcome, count in results.outcomes.items():
         console.print(Text(f"{count:>6}  {outcome.told}"), soft_wrap=True)
     values = (f"{label} {number(results.diversity[name])}" for name, label in DIVERSITY.items())
-    console.print(Text(f"diversity of the attacks: {', '.join(values)}"), soft_wrap=True)
+    console.print(
+        Text(f"diversity of the attacks (duplicates: {results.duplicates}): {', '.join(values)}"), soft_wrap=True
+    )
 
 
 def headline(results: RedTeaming) -> str:

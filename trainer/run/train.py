@@ -13,6 +13,7 @@ from advgame.trainer.base.errors import ConfigError, Outage, Stopped, WriteError
 from advgame.trainer.base.files import read_records
 from advgame.trainer.base.paths import to_path
 from advgame.trainer.game.group import attacker_groups, defender_groups
+from advgame.trainer.game.malformed import leave_out_malformed
 from advgame.trainer.game.pair import attacker_pairs, defender_pairs
 from advgame.trainer.game.play import play
 from advgame.trainer.learn.step import Learner, learn
@@ -85,12 +86,14 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
                 seeds = deal(plan.seeds, batch, config.batch_size, config.seed)
                 games = play(match, seeds, (config.seed, batch), clock)
             share = part(games, index, config.steps_per_batch)
-            lessons = {learner.name: items(learner, share) for learner in learners}
+            material, left_out = (share, 0) if config.attacker.learn_from_malformed else leave_out_malformed(share)
+            lessons = {learner.name: items(learner, material) for learner in learners}
             record: dict = {"step": step + 1, "batch": batch, "game": game_metrics(share, config.judge.success_score)}
             if index == 0:
                 record["mismatch"] = mismatches(learners, games, clock)
             record |= study(learners, lessons, latest, step, config, clock)
-            latest, idle = watch(record, lessons, share, latest, config.alarms)
+            record["attacker"]["left_out"] = left_out
+            latest, idle = watch(record, lessons, material, latest, config.alarms)
             record["timing"] = timing(time.perf_counter() - began, clock, games if index == 0 else [])
             saver.finish(record, share, games if index + 1 < config.steps_per_batch else [], lessons)
             progress.step_done(record, share)

@@ -55,6 +55,12 @@ def check(config: Config) -> None:
             "attacker.reward_from=best needs the defender's rewards, but defender.judge=none; "
             "set attacker.reward_from=first"
         )
+    attacker = config.attacker
+    if not (attacker.learn_from_malformed or config.judge.faithfulness) and attacker.judge == "none" and attacker.train:
+        raise ConfigError(
+            "attacker.learn_from_malformed=false, attacker.judge=none and judge.faithfulness=false: all attacks that "
+            "are left get the same reward; set one of them back"
+        )
     if config.eval.every and not config.eval.seeds:
         raise ConfigError(
             f"eval.every={config.eval.every}: there is nothing to measure on; name held-out seeds, for example "

@@ -183,6 +183,9 @@ class AttackerConfig(PlayerConfig):
         "best",
         "the responses that count: the one with the defender's highest reward, the first valid one, or the mean of all",
     )
+    learn_from_malformed: bool = setting(
+        True, "false: attacks that are cut off or not in the format are left out of the attacker's pairs and groups"
+    )
 
 
 @dataclass

@@ -211,6 +211,17 @@ def test_a_key_that_a_target_repeats_is_in_no_file(seeds, tmp_path, capfd, monke
     assert not [text for text in [*written, *capfd.readouterr()] if "very-secret" in text]
 
 
+def test_duplicates_are_counted_and_count_once(tmp_path, capsys):
+    same = ("--samples", "3", "--out", str(tmp_path), "attacker.sampling.temperature=0.001")
+    assert main(["redteam", "--attacker", "arena-attacker", "--target", "arena-defender", "--config", "arena",
+                 "--seeds", "arena-held-out.jsonl", *same]) == 0  # fmt: skip
+    shown, results = capsys.readouterr().out, json.loads((tmp_path / "results.json").read_text())
+    attacks = {(a["seed_number"], a["attack"]) for a in results["attempts"]}
+    assert results["duplicates"] == len(results["attempts"]) - len(attacks) > len(attacks)
+    for text in (shown, *((tmp_path / f"report.{form}").read_text(encoding="utf-8") for form in ("md", "html"))):
+        assert f"iversity of the attacks (duplicates: {results['duplicates']}): distinct words" in text
+
+
 def test_rates_can_be_split_by_category(tmp_path):
     assert redteam("--seeds", "tiny.jsonl", "--by", "category", "--out", str(tmp_path)) == 0
     parts = json.loads((tmp_path / "results.json").read_text())["by"]

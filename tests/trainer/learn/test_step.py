@@ -292,3 +292,13 @@ def test_processes_skip_together(tmp_path, request):
     script = [str(tmp_path / "script.py"), str(tests)]
     done = subprocess.run([*launcher, *script], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("loss", ["dpo", "ipo"])
+def test_a_pair_of_equal_samples_would_teach_nothing(loss):
+    """Which is why the game makes none (see game/pair.py)."""
+    config = replace(player_config(), loss=LossConfig(loss, filter_eps=0.0))
+    learner = make_learner("attacker", make_policies("tiny"), config)
+    (pair,) = random_pairs(1, learner.player.model.config.vocab_size)
+    norms = [learn(learner, [Pair(pair.chosen, other)], 0)["grad_norm"] for other in (pair.chosen, pair.rejected)]
+    assert norms[0] < 1e-4 * norms[1]  # rounding

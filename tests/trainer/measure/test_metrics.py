@@ -3,9 +3,11 @@
 from dataclasses import asdict
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from advgame.trainer.game.grade import PENALTY
-from advgame.trainer.measure.metrics import game_metrics, mean, sampled_tokens
+from advgame.trainer.measure.metrics import different_texts, duplicates, game_metrics, mean, sampled_tokens
 from advgame.trainer.measure.rates import rate
 from advgame.trainer.records import Attack, Game, Parsed, Response, Rollout, Seed, Verdict, written_attack
 
@@ -60,6 +62,7 @@ def test_rates_are_what_they_say():
     assert measured["attacker_reward"] == pytest.approx((8 - 1 + 2 - 1 + 9) / 5)
     assert measured["valid_responses"] == 5 / 6
     assert (measured["prompt_tokens"], measured["response_tokens"]) == (4, pytest.approx(40 / 6))
+    assert measured["duplicates"] == 2 + 1  # malformed ones say nothing
     assert measured["prompt_outcomes"] == {"no_error": 3, "not_faithful": 1, "parsing": 1, "bad_faith_judge": 1}
     assert measured["response_outcomes"] == {"no_error": 5, "prompt_not_valid": 6, "max_length": 1}
     assert sampled_tokens(GAMES) == 24 + 40
@@ -69,7 +72,21 @@ def test_nothing_played_has_no_rates():
     measured = game_metrics([], success_score=5.0)
     nothing = asdict(rate([]))
     assert nothing["share"] is None
+    assert measured.pop("duplicates") == 0
     assert all(value in (None, {}, nothing) for value in measured.values())
+
+
+@given(st.lists(st.lists(st.none() | st.sampled_from("xyz"), max_size=6), max_size=4))
+def test_the_same_text_counts_once_for_a_seed(groups):
+    games = [
+        Game(
+            Seed("s", "benign"), tuple(Attack(rollout(1), None if text is None else Parsed("", text)) for text in group)
+        )
+        for group in groups
+    ]
+    found, readable = different_texts(games), [[text for text in group if text is not None] for group in groups]
+    assert found == [text for group in readable for text in sorted(set(group), key=group.index)]
+    assert duplicates(games) == sum(map(len, readable)) - len(found)
 
 
 def test_what_nobody_sampled_has_no_tokens():

@@ -21,7 +21,7 @@ GAMES = [Game(Seed("unanswered", "benign"), ()), Game(Seed("a seed", "harmful"),
 def record(step: int = 1, **changes) -> dict:
     player = {"loss": 0.6931, "pairs": 12}
     game = dict.fromkeys(("attack_success", "benign_compliance", "faithful"), asdict(rate([True] * 8)))
-    game |= {"parsed": 1.0, "attacker_reward": -0.91, "defender_reward": 3.61}
+    game |= {"parsed": 1.0, "attacker_reward": -0.91, "defender_reward": 3.61, "duplicates": 0}
     timing = {"sampled_tokens_per_second": 1e4, "seconds": 100.0}
     return {"step": step, "game": game, "attacker": player, "defender": player, "timing": timing} | changes
 
@@ -81,6 +81,13 @@ def test_a_step_says_how_many_verdicts_it_lacks(capsys):
     said = "attack success 100% (1 of 2 unjudged)  benign compliance – (3 of 5 unjudged)  parsed –  faithful –  "
     assert said in capsys.readouterr().out
     assert "benign compliance – (3 of 5 unjudged)" in view(progress)
+
+
+def test_a_step_says_how_many_attacks_are_duplicates_if_any_are(capsys):
+    known = record()
+    known["game"]["duplicates"] = 3
+    Progress("run", 0, 2, visible=True, clock=Clock()).step_done(known, GAMES)
+    assert "defender reward 3.61  duplicates 3  attacker loss" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("visible", [True, False])

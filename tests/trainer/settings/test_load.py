@@ -94,7 +94,7 @@ def paper(name: str) -> dict:
         "seed": 0, "steps": 1000, "batch_size": 32, "steps_per_batch": 4, "schedule": "joint", "steps_per_turn": 50,
         "attention": "auto", "templates": None,
         "seeds": {"files": ["harmful.jsonl", "benign.jsonl"]},
-        "attacker": player | attacker | {"format": "think_prompt", "reward_from": "best"},
+        "attacker": player | attacker | {"format": "think_prompt", "reward_from": "best", "learn_from_malformed": True},
         "defender": player
         | {"model": model, "format": "any", "instruction": "", "replay_seeds": False, "condition_on": "prompt"},
         "judge": PAPER_JUDGE | {"server": server | {"timeout": 600.0, "patience": 30.0, "extra": {}}},
@@ -171,6 +171,11 @@ def test_shipped_configs_load(name, monkeypatch, request):
         ("defender.loss.name=ipo defender.loss.label_smoothing=0.1", ["defender.loss.label_smoothing=0.1"]),
         ("attacker.train=false defender.train=false", ["nothing to train"]),
         ("defender.judge=none", ["attacker.reward_from=best", "attacker.reward_from=first"]),
+        (
+            "attacker.learn_from_malformed=false attacker.judge=none judge.faithfulness=false",
+            ["attacker.learn_from_malformed=false", "attacker.judge=none", "judge.faithfulness=false", "same reward"],
+        ),
+        ("attacker.learn_from_malformed=never", ["attacker.learn_from_malformed", "never"]),
         ("judge.kind=model", ["judge.kind=model", "judge.model"]),
         ("judge.model=here", ["judge.model=here", "kind=model"]),
         ("judge.kind=server", ["judge.kind=server", "judge.server.model"]),
