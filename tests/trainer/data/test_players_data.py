@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import pytest
 
-from advgame.trainer.judges.rules import refuses
+from advgame.trainer.judges.phrases import declines
 from advgame.trainer.seeds import DATA
 
-PAIRS = {"look-alikes": 30, "look-alikes-game": 15, "look-alikes-held-out": 15}
+PAIRS = {"look-alikes": 60, "look-alikes-game": 30, "look-alikes-held-out": 15}
 """Topics of each file, each with eight pairs."""
 WRAPPINGS = {"wrappings": 20, "wrappings-game": 6, "wrappings-held-out": 10}
 """Families of each file, each with five wrappings."""
@@ -168,7 +168,7 @@ def test_no_response_refuses(name):
     """What declines is put before a deflection by code, and may not be in the text already."""
     fields = ("deflection", "answer", "hollow")
     found = [
-        f"{name}.jsonl:{n} {f}" for n, r in enumerate(lines(f"players/{name}"), 1) for f in fields if refuses(r[f])
+        f"{name}.jsonl:{n} {f}" for n, r in enumerate(lines(f"players/{name}"), 1) for f in fields if declines(r[f])
     ]
     assert not found, "\n".join(found)
 
