@@ -68,7 +68,7 @@ def test_steps_are_skipped_and_counted_until_there_are_too_many(tmp_path, capsys
     assert len(skipped) == 3 and skipped[-1] is lines[-1]
     for line in skipped:
         assert re.fullmatch("gradient norm (inf|nan)", line["attacker"]["skipped"])
-        assert line["attacker"].keys() == {"pairs", "lr", "skipped"}
+        assert line["attacker"].keys() == {"pairs", "lr", "skipped", "left_out"}
         assert line["alarms"] == [f"the attacker's step is skipped: {line['attacker']['skipped']}"]
     assert capsys.readouterr().out.count("alarm at step") == 3
     assert not any((tmp_path / "run" / "checkpoints").iterdir())

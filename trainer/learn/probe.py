@@ -1,7 +1,7 @@
 """Whether weights are sound, which is asked before they are saved: a step can ruin them that saw finite numbers only.
 
 No one sign is enough. A huge step leaves weights that are finite but absurdly sure of other tokens; a still larger one
-leaves weights that give all tokens the same log-prob, and no finite gradient.
+leaves weights that give all tokens the same log-prob, and a gradient that is zero or not finite.
 """
 
 import math
@@ -34,7 +34,7 @@ def find_fault(learner: Learner, items: Sequence[Item]) -> str | None:
         if fault := fault_of(policy, tried):
             return f"{learner.name}{suffix}: {fault}"
     norm = gradient_norm(learner, tried)
-    return None if math.isfinite(norm) else f"{learner.name}: the norm of a gradient is {norm}"
+    return None if 0 < norm < math.inf else f"{learner.name}: the norm of a gradient is {norm}"
 
 
 def fault_of(policy: Policy, tried: Pack) -> str | None:
