@@ -27,7 +27,7 @@ READABLE = 0.8
 """A text is readable if at least this share of its word pairs is new and of its characters ordinary."""
 
 _CHARACTERS = str.maketrans("‘’ʼ′`“”„–—", "'''''\"\"\"--")
-# What stands in quotation marks, behind a colon or in a letter is said by somebody else.
+# Quotations, and what follows a colon or "Dear", are somebody else's words.
 _OTHERS_WORDS = re.compile(r'"[^"]*(?:"|$)|(?:: |\bdear ).*')
 _LABEL = re.compile(r"^[\W_]*(?:\w{1,20}: )?")
 _SENTENCE_END = re.compile(r"(?<=[.!?]) ")
