@@ -26,9 +26,6 @@ __attribute__((always_inline)) inline void load(const uint16_t* x, Vector& to) {
 }
 __attribute__((always_inline)) inline void save(float* to, const Vector& x) { *reinterpret_cast<Vector*>(to) = x; }
 
-inline float widen(float x) { return x; }
-inline float widen(uint16_t x) { return std::bit_cast<float>(uint32_t(x) << 16); }
-
 // scores [G, kBlocks * 16] of G queries for the keys of kBlocks neighbouring blocks.
 template <typename T, int G, int kBlocks>
 __attribute__((always_inline)) inline void score(const float* query, int64_t width, const T* keys, int64_t block_stride,
@@ -167,14 +164,6 @@ constexpr Attend kAttend[2][4] = {{attend_f1, attend_f2, attend_f3, attend_f4},
                                   {attend_h1, attend_h2, attend_h3, attend_h4}};
 
 template <typename T>
-T narrow(float x) {
-  if constexpr (std::is_same_v<T, float>)
-    return x;
-  else
-    return at::BFloat16(x).x;
-}
-
-template <typename T>
 void run(const at::Tensor& query, const Cache& cache, float scale, at::Tensor& out) {
   const int64_t rows = query.size(0), heads = query.size(1), width = cache.width, shared = heads / cache.heads;
   const T* q = static_cast<const T*>(query.const_data_ptr());
@@ -187,7 +176,7 @@ void run(const at::Tensor& query, const Cache& cache, float scale, at::Tensor& o
         const int64_t n = std::min<int64_t>(4, shared - g), first = (row * heads + head * shared + g) * width;
         for (int64_t j = 0; j < n * width; ++j) scaled[j] = scale * widen(q[first + j]);
         kAttend[!std::is_same_v<T, float>][n - 1](cache, row, head, scaled.data(), room, result.data());
-        for (int64_t j = 0; j < n * width; ++j) to[first + j] = narrow<T>(result[j]);
+        for (int64_t j = 0; j < n * width; ++j) narrow(result[j], to[first + j]);
       }
     }
   });

@@ -55,6 +55,15 @@ __attribute__((always_inline)) inline float exp_nonpositive(float x) {
   return x < -87.f ? 0.f : p * scale;
 }
 
+// bfloat16 is held as its bits. Rounding is to the nearest, ties to even; NaN stays NaN.
+inline float widen(float x) { return x; }
+inline float widen(uint16_t x) { return std::bit_cast<float>(uint32_t(x) << 16); }
+inline void narrow(float x, float& to) { to = x; }
+inline void narrow(float x, uint16_t& to) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  to = uint16_t(x == x ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0);
+}
+
 // Hidden states [n, H], followed by rows of zeros up to padded(n).
 inline at::Tensor padded_rows(const at::Tensor& hidden) {
   at::Tensor x = at::zeros({padded(hidden.size(0)), hidden.size(1)}, hidden.options());

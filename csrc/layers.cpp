@@ -8,16 +8,6 @@ namespace {
 constexpr int64_t kRows = 32;        // rows whose share of a norm's weight gradient is summed at a time
 constexpr int64_t kGrain = 1 << 14;  // numbers that are worth a thread of their own
 
-inline float widen(float x) { return x; }
-inline float widen(uint16_t x) { return std::bit_cast<float>(uint32_t(x) << 16); }
-
-// To the nearest, ties to even; NaN stays NaN.
-inline void narrow(float x, float& to) { to = x; }
-inline void narrow(float x, uint16_t& to) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
-  to = uint16_t(x == x ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0);
-}
-
 // 1 / (1 + exp(-x)); NaN stays NaN.
 inline float sigmoid(float x) {
   const float e = exp_nonpositive(x > 0 ? -x : x);
