@@ -1,7 +1,7 @@
 """Whole game steps: ours; as before, with transformers' generate and PyTorch's layers in float32; and two TRL trainers.
 
     python bench/game.py                              SmolLM2-135M, and a small model with a vocabulary of 152,064
-    python bench/game.py --case demo --repeat 9
+    python bench/game.py --case short --repeat 9
 
 Eight seeds, two attacks on each, two answers to each attack: the samplers take the weights, the attacker writes, the
 defender answers, and both learn. Nobody judges. No sample ends before its limit, so that everyone samples and trains on
@@ -60,11 +60,11 @@ class Case:
     """Tokens of an attack and of an answer."""
 
 
-def demo_texts() -> Texts:
+def short_texts() -> Texts:
     return seed_texts("small", "prompt_only", "Answer in one short sentence.")
 
 
-def usual_texts() -> Texts:
+def long_texts() -> Texts:
     return seed_texts(None, "think_prompt", "")
 
 
@@ -79,9 +79,9 @@ def seed_texts(templates: str | None, format: str, instruction: str) -> Texts:
 
 
 CASES = {
-    "demo": Case("SmolLM2-135M, the demo's prompts and lengths", smollm2_policy, demo_texts, (48, 48)),
-    "long": Case("SmolLM2-135M, 90 and 120 tokens", smollm2_policy, usual_texts, (90, 120)),
-    "large-vocabulary": Case("30M parameters, V = 152,064, 48 tokens", large_vocabulary_policy, demo_texts, (48, 48)),
+    "short": Case("SmolLM2-135M, short prompts, 48 tokens", smollm2_policy, short_texts, (48, 48)),
+    "long": Case("SmolLM2-135M, long prompts, 90 and 120 tokens", smollm2_policy, long_texts, (90, 120)),
+    "large-vocabulary": Case("30M parameters, V = 152,064, 48 tokens", large_vocabulary_policy, short_texts, (48, 48)),
     "qwen": Case("Qwen2.5's shape", lambda: qwen_policy()[0], lambda: number_prompts(SEEDS, 2 * SEEDS), (250, 250)),
 }
 
@@ -231,7 +231,7 @@ def draw(report: dict, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    usual = ["qwen"] if torch.cuda.is_available() else ["demo", "large-vocabulary"]
+    usual = ["qwen"] if torch.cuda.is_available() else ["short", "large-vocabulary"]
     parser.add_argument("--case", choices=CASES, action="append", help=f"{' and '.join(usual)} if left out")
     parser.add_argument("--repeat", type=int, default=5, help="timed steps of each")
     parser.add_argument("--json", type=Path, default=Path("runs/bench/game.json"), help="results; the plot goes beside")
