@@ -14,6 +14,7 @@ FLOORS = (
     ("base", "records", "packs"),
     ("settings", "arena"),
     ("seeds", "prompts"),
+    ("wrappings",),
     ("models",),
     ("rollouts", "engines"),
     ("judges", "learn"),

@@ -5,7 +5,7 @@ A file of seeds has one a line. A file of look-alikes, from which players are ta
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,6 +95,19 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if any("\ud800" <= c <= "\udfff" for part in (*record, *record.values()) for c in str(part)):
             raise ConfigError(f"{place}: half a surrogate pair (\\ud800 to \\udfff) is not a character")
         yield place, record
+
+
+def read_each(files: list[str], setting: str, make: Callable[[dict[str, Any], str], T]) -> list[T]:
+    """make(object, place) of each line of the files that a setting names.
+
+    Raises ConfigError that names the setting, or the file and the line of what is wrong.
+    """
+    if not files:
+        raise ConfigError(f"{setting}=[]: name at least one file")
+    found = [make(record, place) for name in files for place, record in read_lines(resolve(name, setting))]
+    if not found:
+        raise ConfigError(f"{setting}={files}: nothing in there; name a file that has lines")
+    return found
 
 
 def read_text(record: dict[str, Any], name: str, place: str) -> str:

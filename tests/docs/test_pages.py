@@ -20,7 +20,8 @@ from advgame.trainer.commands.main import make_parser
 from advgame.trainer.seeds import read_seeds
 from advgame.trainer.settings.load import load_config, load_warmstart
 from advgame.trainer.settings.schema import WarmstartConfig
-from advgame.trainer.warmstart.material import read_pairs, read_wrappings
+from advgame.trainer.warmstart.material import read_pairs
+from advgame.trainer.wrappings import read_wrappings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

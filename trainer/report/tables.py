@@ -7,12 +7,12 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from advgame.trainer.base.text import printable
+from advgame.trainer.base.text import one_line, printable
 from advgame.trainer.measure.detection import Estimate
 from advgame.trainer.measure.rates import Rate
 from advgame.trainer.measure.redteam import RedTeaming
 from advgame.trainer.report.labels import DETECTION, DIVERSITY, RATES, SHOWN, SIGNS
-from advgame.trainer.report.wording import estimated, in_lines, number, percent_of
+from advgame.trainer.report.wording import estimated, in_lines, number, outcome, percent_of
 
 
 def evaluation_text(title: str, record: dict) -> str:
@@ -23,6 +23,17 @@ def evaluation_text(title: str, record: dict) -> str:
         known = ", ".join(f"{name} {figures[name]}" for name in figures if figures[name] != number(None))
         if known:
             lines.append(f"  {label}: {known}")
+    return "\n".join(lines)
+
+
+def samples_text(records: list[dict]) -> str:
+    """What became of the same held-out seeds in these evaluations."""
+    lines = []
+    for sides in zip(*(record.get("samples", []) for record in records), strict=False):  # older ones have none
+        lines.append(f"{sides[0]['category']} seed: {_shown(sides[0]['seed'])}")
+        for record, side in zip(records, sides, strict=True):
+            lines.append(f"  step {record['step']}: the attack {outcome(side['succeeded'])}")
+            lines += [f"    {part}: {_shown(side[part])}" for part in ("attack", "response")]
     return "\n".join(lines)
 
 
@@ -84,8 +95,8 @@ def print_redteaming(results: RedTeaming, console: Console) -> None:
         for value, part in results.by.items():
             split.add_row(Text(printable(value or "–")), *(percent_of(part[name]) for name in shown))
         console.print(split)
-    for outcome, count in results.outcomes.items():
-        console.print(Text(f"{count:>6}  {outcome.told}"), soft_wrap=True)
+    for found, count in results.outcomes.items():
+        console.print(Text(f"{count:>6}  {found.told}"), soft_wrap=True)
     values = (f"{label} {number(results.diversity[name])}" for name, label in DIVERSITY.items())
     console.print(
         Text(f"diversity of the attacks (duplicates: {results.duplicates}): {', '.join(values)}"), soft_wrap=True
@@ -144,3 +155,7 @@ def resources_rows(summary: dict) -> list[tuple[str, str]]:
         intensity = f"{summary['grid_intensity']:g} g per kWh"
         rows.append(("carbon", f"{summary['carbon_g']:.3g} g CO2e, of {sources}, at {intensity}"))
     return rows
+
+
+def _shown(text: str) -> str:
+    return printable(one_line(text)) or number(None)

@@ -7,7 +7,7 @@ from advgame.trainer.base.files import read_records, write_text
 from advgame.trainer.measure.lately import wasted
 from advgame.trainer.measure.resources import summarise
 from advgame.trainer.report.plots import EVALUATION, METRICS, draw
-from advgame.trainer.report.tables import evaluation_text, resources_text
+from advgame.trainer.report.tables import evaluation_text, resources_text, samples_text
 from advgame.trainer.run import checkpoint, folder
 from advgame.trainer.run.page import write_report
 from advgame.trainer.settings.schema import Config
@@ -16,7 +16,8 @@ from advgame.trainer.settings.schema import Config
 def sum_up(run: Path, config: Config) -> str:
     """Draws the curves, writes resources.json and the page.
 
-    Returns what went wrong, what the last evaluation says beside the first, where everything is, and what it took.
+    Returns what went wrong, samples and figures of the last evaluation beside those of the first, where everything is,
+    and what it took.
     """
     records, evaluations = read_records(run / folder.METRICS), read_records(run / folder.EVALUATIONS)
     drawn = draw(METRICS, records, run / "curves.png")
@@ -37,7 +38,8 @@ def sum_up(run: Path, config: Config) -> str:
     warnings = [sentence for player in ("attacker", "defender") if (sentence := wasted(player, records))]
     compared = [evaluations[0], evaluations[-1]] if evaluations else []
     measured = [evaluation_text(f"held-out seeds at step {record['step']}", record) for record in compared]
-    return "\n\n".join([*warnings, *measured, places, resources_text(resources)])
+    said = [samples_text(compared)] if compared else []
+    return "\n\n".join([*warnings, *said, *measured, places, resources_text(resources)])
 
 
 def finished(run: Path, steps: int) -> str:

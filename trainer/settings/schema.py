@@ -241,6 +241,9 @@ class EvalConfig:
         [],
         "JSONL files of held-out attacks: `prompt`, `category`, and the `seed` to judge them on (default: the prompt)",
     )
+    wrappings: list[str] = setting(
+        [], "JSONL files of wrappings: every held-out seed in one of them is a held-out attack, too"
+    )
     limit: int | None = setting(64, "largest number of seeds, and of attacks; null: all", low=1)
     greedy: bool = setting(False, "take the most probable tokens instead of sampling as in training")
 
@@ -365,9 +368,10 @@ class WarmstartConfig:
         ["players/wrappings.jsonl"], "JSONL files of wrappings, as paths or as names of shipped sets"
     )
     seed: int = setting(0, "seed of all random numbers", low=0)
-    examples: int = setting(1920, "number of examples that it is shown, in whole steps", low=1, resume=True)
+    examples: int = setting(1920, "number of examples that it is shown, in whole steps", low=1)
     batch_size: int = setting(16, "examples of an optimiser step", low=1)
     templates: str | None = setting("small", "as in the game; null: the shipped templates")
+    lora: LoraConfig = section(LoraConfig, "an adapter over the frozen model, which is then what is saved")
     precision: Precision = setting("auto", "of matrix products, as for a player of the game")
     attacker: TaughtAttackerConfig = section(TaughtAttackerConfig, "what an attacker is taught (player=attacker)")
     defender: TaughtDefenderConfig = section(TaughtDefenderConfig, "what a defender is taught (player=defender)")

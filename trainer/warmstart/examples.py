@@ -14,7 +14,7 @@ from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Seed
 from advgame.trainer.seeds import deal
 from advgame.trainer.settings.schema import WarmstartConfig
-from advgame.trainer.warmstart.material import PLAIN, Wrapping
+from advgame.trainer.wrappings import PLAIN, Wrapping
 
 WRAPPED = 0.5
 """Share of a defender's queries."""

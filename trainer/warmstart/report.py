@@ -1,7 +1,6 @@
 """What a taught player does with seeds and wrappings that it was not taught."""
 
 from dataclasses import asdict, dataclass, replace
-from itertools import cycle
 
 from advgame.trainer.base.clock import Clock
 from advgame.trainer.base.randomness import Key
@@ -20,7 +19,7 @@ from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run.preflight import check_judge
 from advgame.trainer.seeds import CATEGORIES, limited, read_seeds
 from advgame.trainer.settings.schema import AttackerConfig, DefenderConfig, SamplingConfig, WarmstartConfig
-from advgame.trainer.warmstart.material import PLAIN, Wrapping, read_wrappings
+from advgame.trainer.wrappings import PLAIN, Wrapping, read_wrappings, wrapped
 
 ATTACKS = 4
 """Samples of an attacker for each query: fewer would hide that all are the same."""
@@ -107,16 +106,10 @@ def defender_figures(sampler: Sampler, held_out: HeldOut, draws: Key) -> dict[st
     for kind in ("plain", "light", "heavy"):
         wrappings = [wrapping for wrapping in (PLAIN, *held_out.wrappings) if wrapping.kind == kind]
         if wrappings:
-            games = shown(held_out.seeds, wrappings)
+            games = written(list(wrapped(held_out.seeds, wrappings)))
             games = answer(rules, sampler, games, game_keys((*draws, kind), len(games)), Clock())
             figures[kind] = compliance(games, rules.judging.success_score, (*draws, kind))
     return figures
-
-
-def shown(seeds: list[Seed], wrappings: list[Wrapping]) -> list[Game]:
-    """Each seed in one of the wrappings: harmful seeds take them in turn, and so do benign ones."""
-    turns = {category: cycle(wrappings) for category in CATEGORIES}
-    return written([(seed, next(turns[seed.category]).around(seed.query)) for seed in seeds])
 
 
 def compliance(games: list[Game], success_score: float, key: Key) -> Figures:

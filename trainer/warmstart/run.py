@@ -17,8 +17,16 @@ from advgame.trainer.base.paths import to_path
 from advgame.trainer.learn.collate import group_of
 from advgame.trainer.learn.probe import find_fault
 from advgame.trainer.learn.step import Learner
+from advgame.trainer.models.adapters import add_adapters
 from advgame.trainer.models.families import check_layers
-from advgame.trainer.models.load import check_model, load_with_averages, quiet, read_architecture, save_policy
+from advgame.trainer.models.load import (
+    check_model,
+    load_policy,
+    load_with_averages,
+    quiet,
+    read_architecture,
+    save_policy,
+)
 from advgame.trainer.models.policy import Policy, products
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Demonstration
@@ -29,9 +37,10 @@ from advgame.trainer.run.lock import alone_in
 from advgame.trainer.run.preflight import check_precision, check_space, choose_device
 from advgame.trainer.settings.schema import WarmstartConfig
 from advgame.trainer.warmstart.examples import Example, example
-from advgame.trainer.warmstart.material import read_pairs, read_wrappings
+from advgame.trainer.warmstart.material import read_pairs
 from advgame.trainer.warmstart.report import HeldOut, as_record, as_text, read_held_out, report, sampling_of
 from advgame.trainer.warmstart.teach import demonstrate, make_pupil, teach
+from advgame.trainer.wrappings import read_wrappings
 
 MODEL = "model"
 """The folder of the taught model, which a game can name."""
@@ -83,17 +92,12 @@ def preflight(config: WarmstartConfig, console: Console) -> Plan:
     """Checks all that can be checked before the model is loaded. Raises ConfigError that names the setting or file."""
     run = to_path(config.output_dir)
     resumed, steps = checkpoint.resume(run, config), config.examples // config.batch_size
-    if resumed > steps:
-        raise ConfigError(
-            f"examples={config.examples}: {run} has been taught {resumed} steps of {config.batch_size} examples "
-            f"already; set it to {resumed * config.batch_size} or more, or choose another output_dir"
-        )
     seeds, wrappings = read_pairs(config.pairs, "pairs"), read_wrappings(config.wrappings, "wrappings")
     prompts = Prompts(config.templates)
     check_precision(
         {"precision": config.precision, f"{config.player}.sampling.precision": sampling_of(config).precision}
     )
-    if not resumed:
+    if not resumed or config.lora.rank:  # else the checkpoint has it
         check_model(config.model, "model")
         check_layers(read_architecture(config.model), config.model)
     held_out = read_held_out(config) if config.held_out.seeds else None
@@ -104,7 +108,10 @@ def preflight(config: WarmstartConfig, console: Console) -> Plan:
 
 def set_up(plan: Plan, config: WarmstartConfig) -> tuple[Learner, list[Demonstration]]:
     """The player as it is after the steps that are done, and all examples in its tokens."""
-    (policy,) = load_with_averages([config.player], config.model, plan.saved)
+    if config.lora.rank:
+        (policy,) = add_adapters(load_policy(config.model), [config.player], config.lora, config.seed, plan.saved)
+    else:
+        (policy,) = load_with_averages([config.player], config.model, plan.saved)
     pupil = make_pupil(replace(policy, products=products(config.precision)), config)
     if plan.saved:
         checkpoint.load(plan.saved, [pupil])
@@ -143,7 +150,7 @@ def loop(plan: Plan, pupil: Learner, items: list[Demonstration], config: Warmsta
     try:
         for step in range(plan.resumed, plan.steps):
             stopping.check()
-            record = timed_step(pupil, batch(items, step, config), step)
+            record = timed_step(pupil, batch(items, step, config), step, plan.steps)
             append_record(plan.run / METRICS, record)
             done = step + 1
             per_step = (time.perf_counter() - began) / (done - plan.resumed)
@@ -164,10 +171,10 @@ def batch(items: list[Demonstration], step: int, config: WarmstartConfig) -> lis
     return items[step * config.batch_size : (step + 1) * config.batch_size]
 
 
-def timed_step(pupil: Learner, items: list[Demonstration], step: int) -> dict:
+def timed_step(pupil: Learner, items: list[Demonstration], step: int, steps: int) -> dict:
     """Teaches the examples. Returns the step's record for metrics.jsonl."""
     began = time.perf_counter()
-    record = {"step": step + 1} | teach(pupil, items, step)
+    record = {"step": step + 1} | teach(pupil, items, step, steps)
     seconds = time.perf_counter() - began
     return record | {"timing": {"seconds": seconds, "tokens_per_second": record["tokens"] / seconds}}
 

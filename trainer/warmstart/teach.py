@@ -62,13 +62,13 @@ def places(cu_seqlens: Tensor) -> Tensor:
 def make_pupil(policy: Policy, config: WarmstartConfig) -> Learner:
     """Raises ConfigError if the model cannot be trained in packs."""
     weight = config.defender.first_tokens_weight if config.player == "defender" else 1.0
-    player = PlayerConfig(model=config.model, precision=config.precision, optimizer=config.optimizer)
+    player = PlayerConfig(model=config.model, lora=config.lora, precision=config.precision, optimizer=config.optimizer)
     return make_learner(config.player, PlayerPolicies(policy, policy), player, ImitationObjective(weight))
 
 
-def teach(pupil: Learner, items: Sequence[Demonstration], step: int) -> dict:
-    """One optimiser step. Returns its metrics; raises FloatingPointError if a number of it is not finite."""
-    lr = learning_rate(pupil.config.optimizer, step)
+def teach(pupil: Learner, items: Sequence[Demonstration], step: int, steps: int) -> dict:
+    """Step number `step` of `steps`. Returns its metrics; raises FloatingPointError if a number of it is not finite."""
+    lr = learning_rate(pupil.config.optimizer, step) * (1 - step / steps)  # decays to nothing
     metrics = take_step(pupil, items, lr)
     if "skipped" in metrics:
         raise FloatingPointError(f"step {step + 1}: {metrics['skipped']}")

@@ -62,6 +62,10 @@ def test_the_summary_has_the_first_and_the_last_evaluation(evaluated):
     for step, line in ((0, first), (5, last)):
         assert evaluation_text(f"held-out seeds at step {step}", line) in said
     assert "  plain seeds: attack success " in said and ", d′ " in said
+    assert [sample["category"] for sample in last["samples"]] == ["harmful", "benign"]  # of the two held-out attacks
+    for sample in first["samples"] + last["samples"]:
+        assert f"{sample['category']} seed: {sample['seed']}" in said
+        assert f"    response: {' '.join(sample['response'].split())}" in said
 
 
 def test_the_run_is_what_it_is_without(evaluated, tmp_path, capsys):
@@ -177,3 +181,12 @@ def test_held_out_seeds_and_attacks_are_limited_alike(evaluating):
     everything = read_held_out(EvalConfig(seeds=["tiny.jsonl"], attacks=[attacks], limit=None))
     assert (len(everything.seeds), len(everything.attacks)) == (12, 2)
     assert read_held_out(EvalConfig(seeds=["tiny.jsonl"])).attacks == []
+
+
+def test_held_out_seeds_are_also_shown_in_wrappings(tmp_path):
+    wrappings = tmp_path / "wrappings.jsonl"
+    texts = [{"family": "a", "kind": "light", "wrapping": f"{word} {{query}}"} for word in ("please", "quick")]
+    wrappings.write_text("".join(json.dumps(text) + "\n" for text in texts))
+    held_out = read_held_out(EvalConfig(seeds=["tiny.jsonl"], wrappings=[str(wrappings)], limit=5))
+    assert [seed for seed, _ in held_out.attacks] == held_out.seeds and len(held_out.seeds) == 5
+    assert all(attack in {f"please {seed.query}", f"quick {seed.query}"} for seed, attack in held_out.attacks)

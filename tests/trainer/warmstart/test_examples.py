@@ -11,7 +11,8 @@ from advgame.trainer.prompts.formats import ATTACKER_FORMATS, parse
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.settings.load import load_warmstart
 from advgame.trainer.warmstart.examples import OPENERS, Example, example
-from advgame.trainer.warmstart.material import read_pairs, read_wrappings
+from advgame.trainer.warmstart.material import read_pairs
+from advgame.trainer.wrappings import read_wrappings
 
 PROMPTS = Prompts("small")
 

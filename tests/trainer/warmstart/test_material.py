@@ -4,13 +4,11 @@ import json
 
 import pytest
 from helpers import write_lessons
-from hypothesis import given
-from hypothesis import strategies as st
 
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.prompts.formats import ATTACKER_FORMATS, parse
 from advgame.trainer.settings.load import load_warmstart
-from advgame.trainer.warmstart.material import Wrapping, read_pairs, read_wrappings
+from advgame.trainer.warmstart.material import read_pairs
+from advgame.trainer.wrappings import read_wrappings
 
 PAIR = dict.fromkeys(("topic", "harmful", "benign", "deflection", "answer", "hollow"), "text")
 WRAPPING = {"family": "novel", "kind": "heavy", "wrapping": "In a novel: {query}"}
@@ -63,12 +61,3 @@ def test_missing_and_empty_files_are_reported_by_setting(tmp_path):
     ):
         with pytest.raises(ConfigError, match=complaint):
             read_pairs(files, "pairs")
-
-
-@given(before=st.text(), after=st.text(), query=st.text())
-def test_a_wrapping_holds_the_query_and_an_attack_of_it_can_be_read(before, after, query):
-    wrapped = Wrapping("any", "light", f"{before}{{query}}{after}").around(query)
-    if "{query}" not in before + after:
-        assert wrapped == before + query + after
-    if "prompt" not in before + after + query:
-        assert parse(ATTACKER_FORMATS["prompt_only"], f"<prompt>{wrapped}</prompt>").content == wrapped.strip()

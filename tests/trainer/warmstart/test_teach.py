@@ -66,11 +66,19 @@ def test_a_step_is_adamw_after_clipping_and_warming_up():
     matrices, vectors = ([p for p in expected.parameters() if (p.dim() > 1) == flat] for flat in (True, False))
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     torch.optim.AdamW(groups, lr=2.5e-3, betas=(0.8, 0.9)).step()
-    metrics = teach(pupil, items, step=0)
+    metrics = teach(pupil, items, step=0, steps=10)
     assert metrics["examples"] == 9 and metrics["lr"] == pytest.approx(2.5e-3)
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4) and norm > 0.5
     for after, wanted in zip(model.parameters(), expected.parameters(), strict=True):
         assert (after - wanted).square().mean().sqrt() < 5e-3 * 2.5e-3  # rounding decides where a gradient is 0
+
+
+def test_the_learning_rate_rises_and_then_falls_to_nothing():
+    settings = ["model=tiny", "optimizer.lr=1e-3", "optimizer.warmup_steps=4"]
+    pupil = make_pupil(load_policy("tiny"), load_warmstart(None, settings))
+    items = random_demonstrations(pupil.policies.policy.model.config.vocab_size)
+    rates = [teach(pupil, items, step, steps=8)["lr"] for step in range(8)]
+    assert rates == pytest.approx([1e-3 * part for part in (1 / 4, 7 / 16, 9 / 16, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 1 / 8)])
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), first=st.floats(1, 9))
@@ -108,7 +116,7 @@ def test_numbers_that_are_not_finite_end_it():
         model.get_input_embeddings().weight.fill_(torch.nan)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(FloatingPointError, match="step 3: loss nan"):
-        teach(pupil, random_demonstrations(model.config.vocab_size), step=2)
+        teach(pupil, random_demonstrations(model.config.vocab_size), step=2, steps=10)
     assert all(torch.equal(value.nan_to_num(), before[name].nan_to_num()) for name, value in model.state_dict().items())
 
 
