@@ -13,8 +13,9 @@ from htmlpage import Page
 from advgame.trainer.base.files import read_records
 from advgame.trainer.base.text import printable
 from advgame.trainer.commands.main import main
-from advgame.trainer.measure.detection import Estimate
-from advgame.trainer.measure.rates import Rate, rate
+from advgame.trainer.measure.detection import Detection, Estimate
+from advgame.trainer.measure.payoff import Payoff
+from advgame.trainer.measure.rates import rate
 from advgame.trainer.report.labels import SHOWN
 from advgame.trainer.report.overview import Story, write_overview
 from advgame.trainer.report.tables import measured
@@ -119,15 +120,25 @@ def test_a_rate_without_verdicts_is_no_zero(evaluated, tmp_path):
 
 
 def test_cross_play_is_on_it(evaluated, tmp_path):
-    cells = [[asdict(rate([True, False])), asdict(rate([None]))], [asdict(rate([])), asdict(rate([False] * 4))]]
-    nothing = [[asdict(rate([]))] * 2] * 2
-    payoff = {"steps": [0, 5], "harmful": 2, "benign": 0, "attack_success": cells, "benign_compliance": nothing}
-    _, page = written(story(evaluated, payoff=payoff | {"reading": ["It does not cycle."]}), tmp_path)
-    (table,) = [rows for caption, rows in page.tables.items() if "Attackers down" in caption]
-    assert table[0] == ["", "0", "5"] and [row[0] for row in table[1:]] == ["0", "5"]
-    half = Rate(**cells[0][0])
-    assert table[1][1:] == [f"50%\n{half.low:.0%}–{half.high:.0%}", "–\n1 of 1 unjudged"]
-    assert table[2][1] == "–" and "Payoff" in sections(page)
+    success = [[rate([True, False]), rate([None])], [rate([]), rate([False] * 4)]]
+    nothing = Estimate(None, None, None)
+    known = Detection(nothing, nothing, Estimate(1.25, 0.5, 2.0), Estimate(-0.75, None, None))
+    payoff = Payoff([0, 5], 2, 0, success, [[rate([])] * 2] * 2, [[known] * 2] * 2, [])
+    for both in (payoff, replace(payoff, benign=3)):
+        record = asdict(both) | {"reading": ["It does not cycle."]}
+        text, page = written(story(evaluated, payoff=record), tmp_path)
+        tables = {caption: rows for caption, rows in page.tables.items() if "attackers down" in caption}
+        titles = ["Attack success on 2 harmful seeds"]
+        titles += ["Compliance on 3 benign seeds", "Discrimination (d′)", "Threshold (criterion)"] * bool(both.benign)
+        assert list(tables) == [f"{title}: attackers down, defenders across" for title in titles]
+        tables = [*tables.values()]
+        for table in tables:
+            assert table[0] == ["", "0", "5"] and [row[0] for row in table[1:]] == ["0", "5"]
+        assert [row[1:] for row in tables[0][1:]] == [["50%\n9%–91%", "–\n1 of 1 unjudged"], ["–", "0%\n0%–49%"]]
+        assert "Payoff" in sections(page) and ("--shade: 0.3125" in text) == bool(both.benign)
+        if both.benign:
+            assert tables[1][1][1] == "–" and tables[2][1][1:] == ["1.25\n0.50 to 2.00"] * 2
+            assert tables[3][2][1:] == ["-0.75"] * 2
 
 
 def test_what_models_and_seeds_say_stays_text(evaluated, tmp_path):
