@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -166,9 +167,30 @@ def test_the_command_writes_it_again_with_cross_play(tmp_path, capsys):
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
     assert "Payoff" in sections(Page((run / "report.html").read_text(encoding="utf-8")))
-    (run / "crossplay" / "payoff.json").write_text("{")
-    assert main(["report", str(run)]) == 2
-    assert "payoff.json: is damaged" in capsys.readouterr().err
+    for damaged in ("{", "[]", '{"steps": [0, 1, 2], "harmful": 6, "benign": 6}', "\x00"):
+        (run / "crossplay" / "payoff.json").write_text(damaged)
+        assert main(["report", str(run)]) == 2
+        assert "payoff.json: is damaged, or of an earlier version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluation.jsonl"])
+def test_a_damaged_record_is_named(evaluated, tmp_path, capsys, name):
+    run = tmp_path / "run"
+    shutil.copytree(evaluated, run)
+    file, page = run / name, (run / "report.html").read_bytes()
+    whole = file.read_bytes()
+    lines = whole.split(b"\n")[:-1]
+    file.write_bytes(whole + b'{"step": 6, "ga')  # what is being written is no damage
+    assert main(["report", str(run)]) == 0 and (run / "report.html").read_bytes() == page
+    capsys.readouterr()
+    for last in (bytes(100), lines[-1][:-9], b"\xff" + lines[-1], b"[]", b"{}\x00", b""):
+        file.write_bytes(b"\n".join([*lines[:-1], last, b""]))
+        assert main(["report", str(run)]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(f"error: {file}, line {len(lines)}: is damaged, no JSON object; ")
+        assert said.endswith("start the run again to go back to its newest checkpoint, or remove this line")
+    file.write_bytes(b"\n".join([*lines[:-1], b""]))
+    assert main(["report", str(run)]) == 0
 
 
 def test_a_run_that_has_recorded_nothing_is_refused(tmp_path, capsys):
