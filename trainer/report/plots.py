@@ -117,8 +117,8 @@ def draw_matrices(matrices: dict[str, Cells], steps: list[int], file: Path) -> b
         axes.set_title(title)
         axes.set_xlabel("defender's step")
         axes.set_ylabel("attacker's step")
-        axes.set_xticks(range(len(steps)), steps)
-        axes.set_yticks(range(len(steps)), steps)
+        axes.set_xticks(range(len(steps)), map(str, steps))
+        axes.set_yticks(range(len(steps)), map(str, steps))
     with replacing(file) as half:
         figure.savefig(half, dpi=120, format="png")
     return True
