@@ -8,7 +8,9 @@ from advgame.trainer.report.labels import DETECTION
 
 
 def number(value: float | None, form: str = ".2f") -> str:
-    return "–" if value is None else format(value, form)
+    """Nothing is negative that is rounded to nothing."""
+    text = "–" if value is None else format(value, form)
+    return text if text.strip("-0.%") else text.lstrip("-")
 
 
 def percent(share: float | None) -> str:
@@ -72,7 +74,7 @@ def outcome(succeeded: bool | None) -> str:
 
 
 def _between(estimate: Estimate) -> str:
-    return "" if estimate.low is None else f"{estimate.low:.2f} to {estimate.high:.2f}"
+    return "" if estimate.low is None else f"{number(estimate.low)} to {number(estimate.high)}"
 
 
 def _bracketed(text: str) -> str:

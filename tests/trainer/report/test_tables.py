@@ -47,6 +47,13 @@ def test_figures():
     assert (number(None), number(1.234), number(0.5, ".1f"), percent(0.25), percent(None)) == (
         "–", "1.23", "0.5", "25%", "–",
     )  # fmt: skip
+    assert [number(value) for value in (-0.001, -0.0, 0.0, -0.006, -10.0)] == [
+        "0.00",
+        "0.00",
+        "0.00",
+        "-0.01",
+        "-10.00",
+    ]
     assert [outcome(verdict) for verdict in (True, False, None)] == ["succeeded", "failed", "no verdict"]
 
 
