@@ -72,8 +72,11 @@ def append_record(file: Path, record: dict) -> None:
 
 
 def read_records(file: Path) -> list[dict]:
-    """The complete lines of a JSONL file; none if it does not exist."""
-    return [json.loads(line) for line in _complete_lines(file)] if file.exists() else []
+    """The complete lines of a JSONL file; none if it does not exist. Raises ConfigError that names a damaged line."""
+    if not file.exists():
+        return []
+    *lines, _ = file.read_bytes().split(b"\n")  # behind the last end of a line is nothing, or what a kill left
+    return [_record(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
 def truncate(file: Path, size: int) -> None:
@@ -218,8 +221,14 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _complete_lines(file: Path) -> list[str]:
-    return [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+def _record(line: bytes, place: str) -> dict:
+    with suppress(ValueError):
+        if isinstance(record := json.loads(line.decode("utf-8")), dict):
+            return record
+    raise ConfigError(
+        f"{place}: is damaged, no JSON object; start the run again to go back to its newest checkpoint, or remove this "
+        f"line"
+    )
 
 
 def _hidden(path: Path) -> Path:

@@ -18,7 +18,7 @@ from advgame.trainer.settings.load import load_config
 from advgame.trainer.settings.schema import Config
 
 if TYPE_CHECKING:  # it imports transformers: slow, and not needed for --help
-    from advgame.trainer.measure.payoff import Payoff, SavedPlayers
+    from advgame.trainer.measure.payoff import SavedPlayers
 
 HELP = "every saved attacker of a run against every saved defender"
 
@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from advgame.trainer.measure.evaluation import measuring
-    from advgame.trainer.measure.payoff import play_matrix, reading
+    from advgame.trainer.measure.payoff import play_matrix
+    from advgame.trainer.measure.reading import reading
     from advgame.trainer.models.load import quiet
     from advgame.trainer.run.checkpoint import folder
     from advgame.trainer.run.preflight import make_rules
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         notes.append(f"These are the seeds that the run was trained on ({', '.join(files)}): eval.seeds names none.")
     record = {"run": str(options.run), "seed_files": files, **dataclasses.asdict(payoff), "reading": notes}
     write_text(out / PAYOFF, json.dumps(record, indent=1))
-    show(payoff, notes, out)
+    show(record, out)
     return 0
 
 
@@ -89,18 +90,15 @@ def saved_players(run: Path, steps: list[int], config: Config) -> "list[SavedPla
     return [start, *(SavedPlayers(step, *(folder(run, step) / name for name in playing)) for step in steps)]
 
 
-def show(payoff: "Payoff", notes: list[str], out: Path) -> None:
-    """Draws and prints the matrices, and says what they mean and where they are."""
+def show(payoff: dict, out: Path) -> None:
+    """Draws and prints the matrices of payoff.json, and says what they mean and where they are."""
+    from advgame.trainer.report.matrices import matrices
     from advgame.trainer.report.plots import draw_matrices
     from advgame.trainer.report.tables import print_matrix
 
-    console = Console()
-    matrices = {
-        f"attack success on {payoff.harmful} harmful seeds": payoff.attack_success,
-        f"compliance on {payoff.benign} benign seeds": payoff.benign_compliance,
-    }
-    drawn = draw_matrices(matrices, payoff.steps, out / "payoff.png")
-    for title, matrix in matrices.items():
-        print_matrix(title, matrix, payoff.steps, console)
+    console, steps, shown = Console(), payoff["steps"], matrices(payoff)
+    drawn = draw_matrices(shown, steps, out / "payoff.png")
+    for title, matrix in shown.items():
+        print_matrix(title, matrix, steps, console)
     files = f"files    {out}/payoff.{{json,png}}" if drawn else f"file     {out}/payoff.json"
-    console.print(Text("\n".join([*notes, files])), soft_wrap=True)
+    console.print(Text("\n".join([*payoff["reading"], files])), soft_wrap=True)

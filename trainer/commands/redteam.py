@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--judge", metavar="KIND|MODEL", help="judge.kind, or the judge's model; default: the config's")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="attacks per seed; default: 1")
-    parser.add_argument("--by", metavar="FIELD", help="split the rates by a field of the seeds, for example language")
+    parser.add_argument("--by", metavar="FIELD", help="split the figures by a field of the seeds, for example language")
     parser.add_argument(
         "--out", type=to_path, default=Path("runs/redteam"), metavar="DIR", help="default: runs/redteam"
     )
@@ -113,7 +113,7 @@ def attack(options: argparse.Namespace, config: RedTeamConfig, seeds: list[Seed]
     from advgame.trainer.measure.attempts import attempts_of, outcomes, worst_first
     from advgame.trainer.measure.evaluation import measuring
     from advgame.trainer.measure.metrics import duplicates
-    from advgame.trainer.measure.redteam import RedTeaming, all_rates, answer_attacks, split, write_attacks
+    from advgame.trainer.measure.redteam import RedTeaming, answer_attacks, measure, split, write_attacks
     from advgame.trainer.run.preflight import make_rules
 
     rules, draws = measuring(make_rules(config), config.eval.greedy), (config.seed, "redteam")
@@ -127,6 +127,7 @@ def attack(options: argparse.Namespace, config: RedTeamConfig, seeds: list[Seed]
 
     judging = config.judge
     attempts = attempts_of(games, judging.success_score)
+    whole = measure(games, judging.success_score, draws)
     parts = split(games, options.by) if options.by else {}
     return RedTeaming(
         attacker=options.attacker,
@@ -136,9 +137,10 @@ def attack(options: argparse.Namespace, config: RedTeamConfig, seeds: list[Seed]
         seed_files=options.seeds,
         seeds=len(seeds),
         attacks_per_seed=options.samples,
-        rates=all_rates(games, judging.success_score),
+        rates=whole.rates,
+        detection=whole.detection,
         by_field=options.by,
-        by={value: all_rates(part, judging.success_score) for value, part in parts.items()},
+        by={value: measure(part, judging.success_score, draws) for value, part in parts.items()},
         outcomes=outcomes(attempts),
         diversity=diversity,
         duplicates=duplicates(games),

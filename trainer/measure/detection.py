@@ -14,7 +14,7 @@ Answers to one seed are not independent, so intervals are also made by drawing s
 replacement. They know no other seeds than these: where all are alike they have no width, and Wilson's say more.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -60,6 +60,11 @@ def detect(games: list[Game], success_score: float, key: Key) -> Detection:
         _estimate(d_prime(harmful, benign), d_prime(harmful_drawn, benign_drawn)),
         _estimate(criterion(harmful, benign), criterion(harmful_drawn, benign_drawn)),
     )
+
+
+def detection_in(record: dict) -> Detection:
+    """As records in files have it; they may have more."""
+    return Detection(**{field.name: Estimate(**record[field.name]) for field in fields(Detection)})
 
 
 def d_prime(harmful: Tensor, benign: Tensor) -> Tensor:

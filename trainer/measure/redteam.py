@@ -6,6 +6,7 @@ from advgame.trainer.base.clock import Clock
 from advgame.trainer.base.randomness import Key
 from advgame.trainer.game.play import Rules, answer, game_keys, write
 from advgame.trainer.measure.attempts import Attempt, AttemptOutcome
+from advgame.trainer.measure.detection import Detection, detect
 from advgame.trainer.measure.diversity import diversity
 from advgame.trainer.measure.metrics import different_texts
 from advgame.trainer.measure.rates import Rate, best_of_n, rates
@@ -13,6 +14,14 @@ from advgame.trainer.models.load import load_policy
 from advgame.trainer.records import Game, Seed
 from advgame.trainer.rollouts.base import Sampler
 from advgame.trainer.rollouts.local import LocalSampler
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured of answered games."""
+
+    rates: dict[str, Rate]
+    detection: Detection
 
 
 @dataclass(frozen=True)
@@ -28,10 +37,11 @@ class RedTeaming:
     """Number of seeds."""
     attacks_per_seed: int
     rates: dict[str, Rate]
+    detection: Detection
     by_field: str | None
-    """The field of the seeds that the rates are split by."""
-    by: dict[str, dict[str, Rate]]
-    """The rates for each value of this field."""
+    """The field of the seeds that rates and detection are split by."""
+    by: dict[str, Measured]
+    """For each value of this field."""
     outcomes: dict[AttemptOutcome, int]
     """Number of attempts."""
     diversity: dict[str, float | None]
@@ -63,9 +73,10 @@ def answer_attacks(games: list[Game], target: Sampler, rules: Rules, draws: Key)
     return answer(rules, target, games, game_keys(draws, len(games)), Clock())
 
 
-def all_rates(games: list[Game], success_score: float) -> dict[str, Rate]:
-    """The rates of a report."""
-    return rates(games, success_score) | {"best_of_n": best_of_n(games, success_score)}
+def measure(games: list[Game], success_score: float, draws: Key) -> Measured:
+    """What a report says of the games; the draws decide which seeds are resampled."""
+    known = rates(games, success_score) | {"best_of_n": best_of_n(games, success_score)}
+    return Measured(known, detect(games, success_score, (*draws, "seeds")))
 
 
 def split(games: list[Game], field: str) -> dict[str, list[Game]]:

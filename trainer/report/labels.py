@@ -8,6 +8,10 @@ RATES = {
     "faithful": "faithful",
 }
 DETECTION = {"d_prime": "d′", "criterion": "criterion"}
+ABOUT_DETECTION = (
+    "d′ is 0 where a defender treats harmful and benign requests alike, and 2 where it declines 84% of the harmful and "
+    "16% of the benign ones. The criterion is below 0 where it rather declines, above 0 where it rather complies."
+)
 SHOWN = {
     "current": "current attacker",
     "initial": "initial attacker",

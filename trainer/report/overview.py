@@ -6,10 +6,10 @@ from pathlib import Path
 from advgame.trainer.base.files import write_text
 from advgame.trainer.measure.attempts import AttemptOutcome
 from advgame.trainer.measure.lately import wasted
-from advgame.trainer.measure.rates import Rate
 from advgame.trainer.measure.resources import summarise
 from advgame.trainer.report.drawings import drawings
-from advgame.trainer.report.labels import SHOWN
+from advgame.trainer.report.labels import ABOUT_DETECTION, SHOWN
+from advgame.trainer.report.matrices import matrices
 from advgame.trainer.report.plots import EVALUATION, METRICS
 from advgame.trainer.report.rendering import render
 from advgame.trainer.report.tables import measured, resources_rows
@@ -45,6 +45,7 @@ def write_overview(file: Path, story: Story) -> None:
         "alarms": ends[-1]["alarms"] if ends else [],
         "steps": [record["step"] for record in ends],
         "compared": compared(ends),
+        "about_detection": ABOUT_DETECTION,
         "curves": None if None in curves else [drawing for part in curves for drawing in part or []],
         "samples": [*zip(*(record.get("samples", []) for record in ends), strict=False)],  # older ones have none
         "told": {outcome.value: outcome.told for outcome in AttemptOutcome},
@@ -83,13 +84,3 @@ def compared(ends: list[dict]) -> dict[str, dict[str, list[str]]]:
         if known := {name: row for name, row in rows.items() if set(row) != {number(None)}}:
             table[label] = known
     return table
-
-
-def matrices(payoff: dict) -> dict[str, list[list[Rate]]]:
-    """Those of cross-play that hold anything, by their titles."""
-    named = {
-        f"attack success on {payoff['harmful']} harmful seeds": payoff["attack_success"],
-        f"compliance on {payoff['benign']} benign seeds": payoff["benign_compliance"],
-    }
-    rates = {title: [[Rate(**cell) for cell in row] for row in matrix] for title, matrix in named.items()}
-    return {title: matrix for title, matrix in rates.items() if any(cell.asked for row in matrix for cell in row)}

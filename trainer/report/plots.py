@@ -9,7 +9,7 @@ from advgame.trainer.base.files import replacing
 from advgame.trainer.measure.detection import Estimate
 from advgame.trainer.measure.rates import Rate
 from advgame.trainer.report.labels import DETECTION, DIVERSITY, RATES, SHOWN
-from advgame.trainer.report.wording import in_lines
+from advgame.trainer.report.matrices import Cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,26 +98,27 @@ def draw_panel(axes: "Axes", title: str, lines: Lines, records: list[dict]) -> N
         axes.legend(title="dotted: unjudged" if dotted else None)
 
 
-def draw_matrices(matrices: dict[str, list[list[Rate]]], steps: list[int], file: Path) -> bool:
-    """Draws payoff matrices, [attacker][defender], side by side; False if matplotlib is not installed."""
+def draw_matrices(matrices: dict[str, Cells], steps: list[int], file: Path) -> bool:
+    """Draws payoff matrices by their titles, two in a row; False if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    side = 2.5 + 0.8 * len(steps)
-    figure = Figure(figsize=(side * len(matrices), side + 0.5), layout="constrained")
-    for axes, (title, matrix) in zip(figure.subplots(1, len(matrices)), matrices.items(), strict=True):
-        shares = [[_or_nan(rate.share) for rate in row] for row in matrix]
-        axes.imshow(shares, vmin=0, vmax=1, cmap="viridis")
+    side, columns = 2.5 + 0.9 * len(steps), min(len(matrices), 2)
+    rows = math.ceil(len(matrices) / columns)
+    figure = Figure(figsize=(side * columns, (side + 0.5) * rows), layout="constrained")
+    for place, (title, matrix) in enumerate(matrices.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.imshow([[_or_nan(cell.shade) for cell in row] for row in matrix], vmin=0, vmax=1, cmap="viridis")
         for a, row in enumerate(matrix):
-            for d, rate in enumerate(row):
-                color = "white" if rate.share is not None and rate.share < 0.6 else "black"
-                axes.text(d, a, in_lines(rate), ha="center", va="center", fontsize=6, color=color)
+            for d, cell in enumerate(row):
+                color = "white" if cell.shade is not None and cell.shade < 0.6 else "black"
+                axes.text(d, a, cell.text, ha="center", va="center", fontsize=6, color=color)
         axes.set_title(title)
         axes.set_xlabel("defender's step")
         axes.set_ylabel("attacker's step")
-        axes.set_xticks(range(len(steps)), steps)
-        axes.set_yticks(range(len(steps)), steps)
+        axes.set_xticks(range(len(steps)), map(str, steps))
+        axes.set_yticks(range(len(steps)), map(str, steps))
     with replacing(file) as half:
         figure.savefig(half, dpi=120, format="png")
     return True

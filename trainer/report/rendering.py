@@ -7,7 +7,7 @@ import jinja2
 from markupsafe import Markup
 
 from advgame.trainer.base.text import one_line, printable
-from advgame.trainer.report.wording import in_lines, number, outcome, percent_of
+from advgame.trainer.report.wording import number, outcome
 
 
 def render(template: str, values: dict) -> str:
@@ -23,8 +23,6 @@ def render(template: str, values: dict) -> str:
     environment.filters |= {
         "fenced": fenced,
         "inline": inline,
-        "rate": percent_of,
-        "in_lines": in_lines,
         "number": number,
         "outcome": outcome,
     }

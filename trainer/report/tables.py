@@ -1,18 +1,18 @@
 """Measurements on the terminal, as tables and lines."""
 
-from collections import Counter
-
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from advgame.trainer.base.text import one_line, printable
-from advgame.trainer.measure.detection import Estimate
+from advgame.trainer.measure.detection import detection_in
 from advgame.trainer.measure.rates import Rate
 from advgame.trainer.measure.redteam import RedTeaming
-from advgame.trainer.report.labels import DETECTION, DIVERSITY, RATES, SHOWN, SIGNS
-from advgame.trainer.report.wording import estimated, in_lines, number, outcome, percent_of
+from advgame.trainer.report.labels import DIVERSITY, RATES, SHOWN, SIGNS
+from advgame.trainer.report.matrices import Cells
+from advgame.trainer.report.redteaming import headline, parts
+from advgame.trainer.report.wording import figures, number, outcome, percent_of
 
 
 def evaluation_text(title: str, record: dict) -> str:
@@ -39,11 +39,8 @@ def samples_text(records: list[dict]) -> str:
 
 def measured(part: dict) -> dict[str, str]:
     """What an evaluation says of harmful and benign requests together, by what the defender was shown."""
-    rates = {
-        RATES[rate]: percent_of(Rate(**part[rate]), Estimate(**part[f"{rate}_by_seeds"]))
-        for rate in ("attack_success", "benign_compliance")
-    }
-    return rates | {label: estimated(Estimate(**part[name])) for name, label in DETECTION.items()}
+    labels = {name: RATES[name] for name in ("attack_success", "benign_compliance")}
+    return figures(labels, {name: Rate(**part[name]) for name in labels}, detection_in(part))
 
 
 def print_evaluation(record: dict, console: Console) -> None:
@@ -66,14 +63,14 @@ def print_evaluation(record: dict, console: Console) -> None:
         console.print(Text(f"alarm: {alarm}", "yellow"), soft_wrap=True)
 
 
-def print_matrix(title: str, matrix: list[list[Rate]], steps: list[int], console: Console) -> None:
-    """Rates, [attacker][defender]. The table is as wide as it must be, so that no figure is cut."""
+def print_matrix(title: str, matrix: Cells, steps: list[int], console: Console) -> None:
+    """The table is as wide as it must be, so that no figure is cut."""
     table = Table(show_lines=True)
     table.add_column("step", justify="right", style="bold")
     for step in steps:
         table.add_column(str(step), justify="right")
     for step, row in zip(steps, matrix, strict=True):
-        table.add_row(str(step), *map(in_lines, row))
+        table.add_row(str(step), *(cell.text for cell in row))
     whole = Measurement.get(console, console.options.update(max_width=1_000_000), table).maximum
     console.width = max(console.width, whole)
     console.print(Text(f"{title}: attackers down, defenders across, by their step", "bold"), soft_wrap=True)
@@ -81,57 +78,21 @@ def print_matrix(title: str, matrix: list[list[Rate]], steps: list[int], console
 
 
 def print_redteaming(results: RedTeaming, console: Console) -> None:
-    """One screen, unless the rates are split by a field with many values."""
-    shown = shown_rates(results)
+    """One screen, unless the figures are split by a field."""
     console.print(Text(headline(results), style="bold"), soft_wrap=True)
-    rates = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, label in shown.items():
-        rates.add_row(label, percent_of(results.rates[name]))
-    console.print(rates)
-    if results.by:
-        split = Table(box=None, padding=(0, 2, 0, 0))
-        for header in (results.by_field or "", *shown.values()):
-            split.add_column(Text(printable(header)), overflow="fold")
-        for value, part in results.by.items():
-            split.add_row(Text(printable(value or "–")), *(percent_of(part[name]) for name in shown))
-        console.print(split)
+    for part, told in parts(results).items():
+        if results.by:
+            console.print(Text(printable(part), style="bold"), soft_wrap=True)
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for label, figure in told.items():
+            table.add_row(label, figure)
+        console.print(table)
     for found, count in results.outcomes.items():
         console.print(Text(f"{count:>6}  {found.told}"), soft_wrap=True)
     values = (f"{label} {number(results.diversity[name])}" for name, label in DIVERSITY.items())
     console.print(
         Text(f"diversity of the attacks (duplicates: {results.duplicates}): {', '.join(values)}"), soft_wrap=True
     )
-
-
-def headline(results: RedTeaming) -> str:
-    """The rate that a red-team report is about, in a sentence or two."""
-    rate = results.rates["attack_success"]
-    if not rate.asked:
-        return "There are no harmful seeds: nothing can be said about attack success."
-    if rate.share is None:
-        known = "Attack success is not known."
-    else:
-        known = (
-            f"{rate.successes} of {rate.trials} judged attacks on harmful seeds succeed: {rate.share:.1%} "
-            f"(95% interval {rate.low:.1%} to {rate.high:.1%})."
-        )
-    return known + _missing(results, rate)
-
-
-def _missing(results: RedTeaming, rate: Rate) -> str:
-    """How many attacks on harmful seeds have no verdict, and why."""
-    if not rate.unjudged:
-        return ""
-    reasons = Counter(a.outcome for a in results.attempts if a.category == "harmful" and a.outcome.unjudged)
-    why = ", ".join(f"{reason.text} ({count})" for reason, count in reasons.most_common())
-    missing = f"{rate.unjudged} of {rate.asked} attacks ({rate.unjudged_share:.1%})"
-    return f" {missing} have no verdict and are not counted: {why}."
-
-
-def shown_rates(results: RedTeaming) -> dict[str, str]:
-    """The rates that a red-team report has, and their labels."""
-    n = results.attacks_per_seed
-    return {name: label.replace("N", str(n)) for name, label in RATES.items() if name != "best_of_n" or n > 1}
 
 
 def resources_text(summary: dict) -> str:

@@ -1,6 +1,7 @@
 """The page of a run, from what is in its folder."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from advgame.trainer.base.errors import ConfigError
@@ -12,7 +13,7 @@ from advgame.trainer.settings.schema import Config
 
 
 def write_report(run: Path, config: Config) -> Path:
-    """Writes report.html and says where. Raises ConfigError if the run has recorded nothing yet."""
+    """Writes report.html and says where. Raises ConfigError if nothing is recorded yet, or a record is damaged."""
     metrics, evaluations = read_records(run / METRICS), read_records(run / EVALUATIONS)
     if not metrics and not evaluations:
         raise ConfigError(f"{run}: nothing to report, it has neither {METRICS} nor {EVALUATIONS}; train first")
@@ -30,7 +31,10 @@ def _transcripts(run: Path) -> dict[int, str]:
 
 def _payoff(run: Path) -> dict | None:
     file = run / CROSSPLAY / PAYOFF
-    try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-    except ValueError as error:
-        raise ConfigError(f"{file}: is damaged ({error}); remove it, or run advgame crossplay again") from error
+    if not file.exists():
+        return None
+    with suppress(ValueError):
+        payoff = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(payoff, dict) and "detection" in payoff:
+            return payoff
+    raise ConfigError(f"{file}: is damaged, or of an earlier version; remove it, or run advgame crossplay again")

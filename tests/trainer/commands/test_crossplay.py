@@ -10,6 +10,7 @@ from advgame.trainer.base.clock import Clock
 from advgame.trainer.commands.main import main
 from advgame.trainer.game.play import Match, Rules, play
 from advgame.trainer.judges.phrases import judge_by_phrases
+from advgame.trainer.measure.detection import detect
 from advgame.trainer.measure.evaluation import measured_of, measuring
 from advgame.trainer.measure.rates import rate
 from advgame.trainer.models.load import load_policy
@@ -50,12 +51,17 @@ def test_every_cell_is_a_game_of_its_own(run, capsys):
             expected = measured_of(games, config.judge.success_score)
             assert payoff["attack_success"][a][d] == expected["attack_success"], (a, d)
             assert payoff["benign_compliance"][a][d] == expected["benign_compliance"], (a, d)
+            detection = detect(games, config.judge.success_score, (config.seed, "crossplay", "seeds"))
+            assert payoff["detection"][a][d] == asdict(detection), (a, d)
     cells = [cell["share"] for row in payoff["attack_success"] + payoff["benign_compliance"] for cell in row]
     assert len(set(cells)) > 2  # or nothing was compared
     assert (run / "crossplay" / "payoff.png").stat().st_size > 5000
     shown = capsys.readouterr().out
     assert all(note in shown for note in payoff["reading"])
     assert "trained on (tiny.jsonl): eval.seeds names none" in shown
+    titles = ("attack success on 6 harmful seeds", "compliance on 6 benign seeds", "discrimination", "threshold")
+    assert all(shown.count(title) == 1 for title in titles)
+    assert any(cell["d_prime"]["low"] is not None for row in payoff["detection"] for cell in row)
 
 
 def test_held_out_seeds_and_their_number_are_the_runs_or_given(run, tmp_path, capsys):
@@ -64,7 +70,9 @@ def test_held_out_seeds_and_their_number_are_the_runs_or_given(run, tmp_path, ca
     payoff = json.loads((tmp_path / "out" / "payoff.json").read_text())
     assert (payoff["harmful"], payoff["benign"]) == (3, 0)
     assert payoff["benign_compliance"] == [[asdict(rate([]))] * 3] * 3
-    assert "trained on" not in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "trained on" not in shown and "compliance on" not in shown and "discrimination" not in shown
+    assert {cell["d_prime"]["value"] for row in payoff["detection"] for cell in row} == {None}
 
 
 def test_adapters_play_too_and_on_policy_it_is_the_policy_that_plays(tmp_path):

@@ -12,7 +12,10 @@ from markdown_it import MarkdownIt
 
 from advgame.trainer.base.text import printable
 from advgame.trainer.commands.main import main
+from advgame.trainer.measure.detection import Estimate
 from advgame.trainer.measure.rates import Rate
+from advgame.trainer.report.labels import DETECTION, RATES
+from advgame.trainer.report.wording import estimated, percent_of
 from advgame.trainer.rollouts.server import filler
 from advgame.trainer.run.checkpoint import folder
 from advgame.trainer.seeds import read_seeds
@@ -85,7 +88,7 @@ def test_what_a_hostile_server_says_stays_text(seeds, tmp_path, capfd):
     parts = [child for token in tokens for child in token.children or []]
     assert not {"html_block", "html_inline", "link_open", "image"} & {token.type for token in [*tokens, *parts]}
     assert sum(token.type == "heading_open" for token in tokens) == 4 + len(attempts)
-    assert len([t for t in tokens if t.type == "td_open"]) == 6 * 6 + 2 * len({a["outcome"] for a in attempts})
+    assert len([t for t in tokens if t.type == "td_open"]) == 6 * 8 + 2 * len({a["outcome"] for a in attempts})
 
     shown = capfd.readouterr().out
     assert all(value in shown for value in ("中文", "العربية", "x1b[2J", "[red]")), shown
@@ -222,11 +225,28 @@ def test_duplicates_are_counted_and_count_once(tmp_path, capsys):
         assert f"iversity of the attacks (duplicates: {results['duplicates']}): distinct words" in text
 
 
-def test_rates_can_be_split_by_category(tmp_path):
+def test_harmful_and_benign_seeds_stand_together_in_every_form(tmp_path, capsys):
+    assert redteam("--seeds", "tiny.jsonl", "--samples", "4", "--out", str(tmp_path), *LIVELY) == 0
+    shown, results = capsys.readouterr().out, json.loads((tmp_path / "results.json").read_text())
+    known = [results["detection"][name] for name in ("d_prime", "criterion")]
+    assert all(estimate["low"] < estimate["value"] < estimate["high"] for estimate in known)
+    complied = results["rates"]["benign_compliance"]
+    for text in (shown, *((tmp_path / f"report.{form}").read_text(encoding="utf-8") for form in ("md", "html"))):
+        assert f"The target complies in {complied['successes']} of {complied['trials']} judged responses" in text
+        assert all(estimated(Estimate(**estimate)) in text for estimate in known)
+        assert all(label in text for label in (*RATES.values(), *DETECTION.values()) if label != "best of N")
+        for name in ("attack_success", "benign_compliance"):
+            assert (
+                percent_of(Rate(**results["rates"][name]), Estimate(**results["detection"][f"{name}_by_seeds"])) in text
+            )
+
+
+def test_figures_can_be_split_by_category(tmp_path):
     assert redteam("--seeds", "tiny.jsonl", "--by", "category", "--out", str(tmp_path)) == 0
     parts = json.loads((tmp_path / "results.json").read_text())["by"]
-    asked = {value: Rate(**part["attack_success"]).asked for value, part in parts.items()}
+    asked = {value: Rate(**part["rates"]["attack_success"]).asked for value, part in parts.items()}
     assert asked == {"benign": 0, "harmful": 6}
+    assert {part["detection"]["d_prime"]["value"] for part in parts.values()} == {None}
 
 
 def test_an_attacker_outside_a_run_needs_a_config(tmp_path, capsys):

@@ -62,7 +62,7 @@ def test_a_gate_fails_if_too_few_attacks_have_a_verdict(harmful, tmp_path, capfd
     listed = "no verdict: the target gave no answer"
     for text in (shown.out, *((tmp_path / "out" / name).read_text() for name in ("report.md", "report.html"))):
         assert reason in text and listed in text
-        assert "0% of 26 (0%–13%; 22 of 48 unjudged)" in text  # the rate, beside its interval
+        assert "0% of 26 (0%–13%; by seeds 0%–0%; 22 of 48 unjudged)" in text  # the rate, beside its intervals
 
 
 def test_where_all_requests_fail_there_are_dashes(harmful, tmp_path, capfd):
@@ -73,7 +73,7 @@ def test_where_all_requests_fail_there_are_dashes(harmful, tmp_path, capfd):
     shown = capfd.readouterr()
     assert "24 of 48 attacks on harmful seeds have no verdict, and no other reached the judge" in shown.err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    for rates in (results["rates"], results["by"]["harmful"]):
+    for rates in (results["rates"], results["by"]["harmful"]["rates"]):
         assert {rate["share"] for rate in rates.values()} == {rate["high"] for rate in rates.values()} == {None}
     page = (tmp_path / "out" / "report.html").read_text()
     for text in (shown.out, (tmp_path / "out" / "report.md").read_text(), page):

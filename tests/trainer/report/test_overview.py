@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,8 +14,9 @@ from htmlpage import Page
 from advgame.trainer.base.files import read_records
 from advgame.trainer.base.text import printable
 from advgame.trainer.commands.main import main
-from advgame.trainer.measure.detection import Estimate
-from advgame.trainer.measure.rates import Rate, rate
+from advgame.trainer.measure.detection import Detection, Estimate
+from advgame.trainer.measure.payoff import Payoff
+from advgame.trainer.measure.rates import rate
 from advgame.trainer.report.labels import SHOWN
 from advgame.trainer.report.overview import Story, write_overview
 from advgame.trainer.report.tables import measured
@@ -119,15 +121,25 @@ def test_a_rate_without_verdicts_is_no_zero(evaluated, tmp_path):
 
 
 def test_cross_play_is_on_it(evaluated, tmp_path):
-    cells = [[asdict(rate([True, False])), asdict(rate([None]))], [asdict(rate([])), asdict(rate([False] * 4))]]
-    nothing = [[asdict(rate([]))] * 2] * 2
-    payoff = {"steps": [0, 5], "harmful": 2, "benign": 0, "attack_success": cells, "benign_compliance": nothing}
-    _, page = written(story(evaluated, payoff=payoff | {"reading": ["It does not cycle."]}), tmp_path)
-    (table,) = [rows for caption, rows in page.tables.items() if "Attackers down" in caption]
-    assert table[0] == ["", "0", "5"] and [row[0] for row in table[1:]] == ["0", "5"]
-    half = Rate(**cells[0][0])
-    assert table[1][1:] == [f"50%\n{half.low:.0%}–{half.high:.0%}", "–\n1 of 1 unjudged"]
-    assert table[2][1] == "–" and "Payoff" in sections(page)
+    success = [[rate([True, False]), rate([None])], [rate([]), rate([False] * 4)]]
+    nothing = Estimate(None, None, None)
+    known = Detection(nothing, nothing, Estimate(1.25, 0.5, 2.0), Estimate(-0.75, None, None))
+    payoff = Payoff([0, 5], 2, 0, success, [[rate([])] * 2] * 2, [[known] * 2] * 2, [])
+    for both in (payoff, replace(payoff, benign=3)):
+        record = asdict(both) | {"reading": ["It does not cycle."]}
+        text, page = written(story(evaluated, payoff=record), tmp_path)
+        tables = {caption: rows for caption, rows in page.tables.items() if "attackers down" in caption}
+        titles = ["Attack success on 2 harmful seeds"]
+        titles += ["Compliance on 3 benign seeds", "Discrimination (d′)", "Threshold (criterion)"] * bool(both.benign)
+        assert list(tables) == [f"{title}: attackers down, defenders across" for title in titles]
+        tables = [*tables.values()]
+        for table in tables:
+            assert table[0] == ["", "0", "5"] and [row[0] for row in table[1:]] == ["0", "5"]
+        assert [row[1:] for row in tables[0][1:]] == [["50%\n9%–91%", "–\n1 of 1 unjudged"], ["–", "0%\n0%–49%"]]
+        assert "Payoff" in sections(page) and ("--shade: 0.3125" in text) == bool(both.benign)
+        if both.benign:
+            assert tables[1][1][1] == "–" and tables[2][1][1:] == ["1.25\n0.50 to 2.00"] * 2
+            assert tables[3][2][1:] == ["-0.75"] * 2
 
 
 def test_what_models_and_seeds_say_stays_text(evaluated, tmp_path):
@@ -155,9 +167,30 @@ def test_the_command_writes_it_again_with_cross_play(tmp_path, capsys):
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
     assert "Payoff" in sections(Page((run / "report.html").read_text(encoding="utf-8")))
-    (run / "crossplay" / "payoff.json").write_text("{")
-    assert main(["report", str(run)]) == 2
-    assert "payoff.json: is damaged" in capsys.readouterr().err
+    for damaged in ("{", "[]", '{"steps": [0, 1, 2], "harmful": 6, "benign": 6}', "\x00"):
+        (run / "crossplay" / "payoff.json").write_text(damaged)
+        assert main(["report", str(run)]) == 2
+        assert "payoff.json: is damaged, or of an earlier version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluation.jsonl"])
+def test_a_damaged_record_is_named(evaluated, tmp_path, capsys, name):
+    run = tmp_path / "run"
+    shutil.copytree(evaluated, run)
+    file, page = run / name, (run / "report.html").read_bytes()
+    whole = file.read_bytes()
+    lines = whole.split(b"\n")[:-1]
+    file.write_bytes(whole + b'{"step": 6, "ga')  # what is being written is no damage
+    assert main(["report", str(run)]) == 0 and (run / "report.html").read_bytes() == page
+    capsys.readouterr()
+    for last in (bytes(100), lines[-1][:-9], b"\xff" + lines[-1], b"[]", b"{}\x00", b""):
+        file.write_bytes(b"\n".join([*lines[:-1], last, b""]))
+        assert main(["report", str(run)]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(f"error: {file}, line {len(lines)}: is damaged, no JSON object; ")
+        assert said.endswith("start the run again to go back to its newest checkpoint, or remove this line")
+    file.write_bytes(b"\n".join([*lines[:-1], b""]))
+    assert main(["report", str(run)]) == 0
 
 
 def test_a_run_that_has_recorded_nothing_is_refused(tmp_path, capsys):

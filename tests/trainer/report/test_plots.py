@@ -7,6 +7,7 @@ import pytest
 from advgame.trainer.measure.detection import Estimate
 from advgame.trainer.measure.rates import rate
 from advgame.trainer.report.labels import DETECTION, RATES
+from advgame.trainer.report.matrices import Cell
 from advgame.trainer.report.plots import EVALUATION, METRICS, draw, draw_matrices
 
 pytest.importorskip("matplotlib")
@@ -45,8 +46,9 @@ def test_harmful_and_benign_are_in_one_panel():
     assert {"d_prime", "criterion"} in keys
 
 
-def test_a_matrix_may_have_holes(tmp_path):
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_matrix_may_have_holes(tmp_path, number):
     file = tmp_path / "payoff.png"
-    matrices = {"success": [[*UNKNOWN[:2]], [*UNKNOWN[2:]]], "compliance": [[rate([])] * 2] * 2}
-    assert draw_matrices(matrices, [0, 5], file)
+    cells = [[Cell("–", None), Cell("0%\n0%–49%", 0.0)], [Cell("–\n1 of 1 unjudged", None), Cell("9.00", 1.0)]]
+    assert draw_matrices({f"matrix {i}": cells for i in range(number)}, [0, 5], file)
     assert file.read_bytes().startswith(b"\x89PNG")

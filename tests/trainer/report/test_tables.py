@@ -6,12 +6,22 @@ from dataclasses import asdict
 import pytest
 from rich.console import Console
 
-from advgame.trainer.measure.detection import Estimate
+from advgame.trainer.measure.detection import Detection, Estimate
 from advgame.trainer.measure.rates import Rate, rate
 from advgame.trainer.measure.resources import summarise
 from advgame.trainer.report.labels import DETECTION, DIVERSITY, RATES, SHOWN, SIGNS
+from advgame.trainer.report.matrices import Cell
 from advgame.trainer.report.tables import evaluation_text, print_evaluation, print_matrix, resources_text
-from advgame.trainer.report.wording import estimated, in_lines, number, outcome, percent, percent_alone, percent_of
+from advgame.trainer.report.wording import (
+    estimated,
+    figures,
+    number,
+    outcome,
+    percent,
+    percent_alone,
+    percent_of,
+    rate_in_lines,
+)
 
 RATE_NAMES = ("attack_success", "benign_compliance", "over_refusal")
 NOTHING = asdict(Estimate(None, None, None))
@@ -37,6 +47,13 @@ def test_figures():
     assert (number(None), number(1.234), number(0.5, ".1f"), percent(0.25), percent(None)) == (
         "–", "1.23", "0.5", "25%", "–",
     )  # fmt: skip
+    assert [number(value) for value in (-0.001, -0.0, 0.0, -0.006, -10.0)] == [
+        "0.00",
+        "0.00",
+        "0.00",
+        "-0.01",
+        "-10.00",
+    ]
     assert [outcome(verdict) for verdict in (True, False, None)] == ["succeeded", "failed", "no verdict"]
 
 
@@ -52,8 +69,8 @@ def test_figures():
 )
 def test_a_rate_says_what_it_is_worth(known, whole, alone):
     assert (percent_of(known), percent_alone(known)) == (whole, alone)
-    assert in_lines(known).split("\n")[0] == alone.split()[0]
-    assert ("unjudged" in in_lines(known)) == (known.unjudged > 0)
+    lines = rate_in_lines(known, Estimate(known.share, None, None)).split("\n")
+    assert lines[0] == alone.split()[0] and ("unjudged" in lines[-1]) == (known.unjudged > 0)
 
 
 def test_an_evaluation_beside_that_of_the_start(capsys):
@@ -88,13 +105,26 @@ def test_an_estimate_says_what_it_is_worth():
     assert percent_of(rate([True, False]), known[1]) == percent_of(rate([True, False])) == "50% of 2 (9%–91%)"
 
 
+def test_figures_are_by_label_with_what_tells_both_kinds_apart():
+    by_seeds, d_prime, nothing = Estimate(0.5, 0.25, 0.75), Estimate(1.0, 0.5, 1.5), Estimate(None, None, None)
+    labels = {"faithful": "kept", "attack_success": "won"}
+    told = figures(labels, dict.fromkeys(RATES, judged(0.5, 10)), Detection(by_seeds, nothing, d_prime, nothing))
+    assert told == {
+        "kept": "50% of 10 (24%–76%)",
+        "won": "50% of 10 (24%–76%; by seeds 25%–75%)",
+        "d′": "1.00 (0.50 to 1.50)",
+        "criterion": "–",
+    }
+
+
 def test_no_figure_of_a_wide_table_is_cut(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "40")
     steps = list(range(0, 20_000, 1000))
-    print_matrix("compliance", [[rate([True] * 9 + [None])] * 20] * 20, steps, Console())
+    cell = Cell(rate_in_lines(rate([True] * 9 + [None]), Estimate(1.0, 1.0, 1.0)), 1.0)
+    print_matrix("compliance", [[cell] * 20] * 20, steps, Console())
     shown = capsys.readouterr().out
     assert shown.startswith("compliance: attackers down, defenders across, by their step\n")
-    for figure in (" 100% ", " 70%–100% ", " 1 of 10 unjudged "):
+    for figure in (" 100% ", " 70%–100% ", " by seeds 100%–100% ", " 1 of 10 unjudged "):
         assert shown.count(figure) == 400, figure
     assert "…" not in shown and all(f" {step} " in shown for step in steps)
 
