@@ -1,9 +1,11 @@
-# make play    the demo: SmolLM2-135M against itself, on a CPU, in minutes
+# make play    the demo: a real model, SmolLM2-135M, against itself, on a CPU, in ten minutes
+# make learn   the same game for an hour, and then every attacker of it against every defender
 # make arena   a game that is learnt in minutes: tiny players, an exact judge
 # make check   lint, types and the fast tests, in under two minutes
 # make test    all of it: lint, types, the documentation, sanitizers, the whole test suite
 # make sanitize  the C++ operators under AddressSanitizer and UndefinedBehaviorSanitizer
 # make faults  what can go wrong, made to go wrong: under half an hour; it writes docs/faults.md
+# make players the players of the demo taught anew, and compared with those that are shipped
 # make docs    the documentation as a site, in build/docs
 # make setup   everything that the commands above install, and nothing else
 # Each sets up .venv first; after that it starts at once. ARGS="steps=20 …" goes to the command.
@@ -19,10 +21,26 @@ C_SOURCES := $(wildcard csrc/*.cpp csrc/*.h tests/kernels/*.cpp)
 FAST := -m "not slow" -k "not triton and not smollm2" $(addprefix --ignore=tests/, runs faults trainer/commands \
 	trainer/measure/test_evaluation.py trainer/measure/test_payoff.py trainer/measure/test_resources.py)
 
-.PHONY: play arena setup check test faults sanitize lint format types docs clean
+.PHONY: play learn arena players setup check test faults sanitize lint format types docs clean
+
+# glibc then hands out memory in huge pages, and keeps what it has.
+MEMORY := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592
 
 play: .venv/play
-	$(BIN)/torchrun trainer/main.py --config trainer/configs/demo.yaml $(ARGS)
+	$(MEMORY) $(BIN)/torchrun trainer/main.py --config demo $(ARGS)
+
+LONG := steps=60 eval.every=20 checkpoint.every=20 checkpoint.keep=9
+
+learn: .venv/play
+	$(MEMORY) $(BIN)/torchrun trainer/main.py --config demo output_dir=runs/learn $(LONG) $(ARGS)
+	$(MEMORY) $(BIN)/advgame crossplay runs/learn
+
+TAUGHT := trainer/models/taught/smollm2-135m
+
+players: .venv/test
+	$(MEMORY) $(BIN)/advgame warmstart --config $(TAUGHT)-attacker/config.yaml output_dir=runs/players/attacker
+	$(MEMORY) $(BIN)/advgame warmstart --config $(TAUGHT)-defender/config.yaml output_dir=runs/players/defender
+	$(BIN)/pytest tests/players --made runs/players $(ARGS)
 
 arena: .venv/play
 	OMP_NUM_THREADS=1 $(BIN)/torchrun trainer/main.py --config arena $(ARGS)

@@ -10,8 +10,9 @@ from advgame.trainer.packs import Group, pack
 from advgame.trainer.records import Game, Rollout
 from advgame.trainer.rollouts.local import LocalSampler
 
-TOLERATED = {torch.float32: 1e-3, torch.bfloat16: 0.2}
-"""Mean difference of a token's log-prob, by what the sampler computes in."""
+TOLERATED = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+"""Mean difference of a token's log-prob, by what the sampler computes in. The tokens are improbable ones: bfloat16's
+errors are largest there, up to .2 in players of 135M parameters."""
 PROMPT, COMPLETION = 28, 4
 """Tokens."""
 

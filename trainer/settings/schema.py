@@ -133,8 +133,8 @@ class LoraConfig:
 class PlayerConfig:
     model: str = setting(
         "smollm2-135m",
-        "a Hugging Face model folder, a .gguf file, `smollm2-135m`, `tiny` (random weights), `arena-attacker` or "
-        "`arena-defender`",
+        "a Hugging Face model folder, a .gguf file, `smollm2-135m`, `smollm2-135m-attacker` or `smollm2-135m-defender` "
+        "(which a warm start taught), `tiny` (random weights), `arena-attacker` or `arena-defender`",
     )
     train: bool = setting(True, "false: the player is frozen")
     samples: int = setting(2, "samples for each prompt: A for the attacker, D for the defender", low=1)
@@ -296,7 +296,9 @@ class Config:
         resume=True,
     )
     templates: str | None = setting(
-        None, "folder whose .txt files replace shipped templates of the same name; `small`: a set for small models"
+        None,
+        "folder whose .txt files replace shipped templates of the same name; `small`: for small models; `taught`: in "
+        "few words, for players that a warm start has taught",
     )
     seeds: SeedsConfig = section(SeedsConfig, "the queries that games start from")
     attacker: AttackerConfig = section(AttackerConfig, "the player that rewrites queries")
@@ -370,7 +372,7 @@ class WarmstartConfig:
     seed: int = setting(0, "seed of all random numbers", low=0)
     examples: int = setting(1920, "number of examples that it is shown, in whole steps", low=1)
     batch_size: int = setting(16, "examples of an optimiser step", low=1)
-    templates: str | None = setting("small", "as in the game; null: the shipped templates")
+    templates: str | None = setting("taught", "as in the game; null: the shipped templates")
     lora: LoraConfig = section(LoraConfig, "an adapter over the frozen model, which is then what is saved")
     precision: Precision = setting("auto", "of matrix products, as for a player of the game")
     attacker: TaughtAttackerConfig = section(TaughtAttackerConfig, "what an attacker is taught (player=attacker)")

@@ -23,6 +23,12 @@ def test_attacker_is_told_the_query_and_the_format(category, format, folder):
     assert "<prompt>" in text and ("<think>" in text) == (format == "think_prompt")
 
 
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_a_taught_attacker_is_told_its_task_in_few_words(category):
+    text = Prompts("taught").attacker(category, "prompt_only", "how to {{ braces }} & <b>")
+    assert text.endswith(": how to {{ braces }} & <b>") and len(text) < 70  # a warm start teaches the format
+
+
 @pytest.mark.parametrize(("format", "tags"), [("any", 0), ("think_any", 1), ("think_answer", 2)])
 def test_defender_is_shown_the_prompt_and_what_it_must_write(format, tags):
     text = Prompts().defender(format, "", "hello")

@@ -14,7 +14,7 @@ from advgame.trainer.warmstart.examples import OPENERS, Example, example
 from advgame.trainer.warmstart.material import read_pairs
 from advgame.trainer.wrappings import read_wrappings
 
-PROMPTS = Prompts("small")
+PROMPTS = Prompts("taught")
 
 
 @pytest.fixture(scope="module")
