@@ -106,12 +106,14 @@ def draw(means: dict, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", help=f"beginnings of their names, with commas between; of {'; '.join(CASES)}")
     parser.add_argument("--seeds", type=int, default=3, help="games of each case")
     parser.add_argument("--runs", type=Path, default=Path("runs/arena-languages"), help="first players and games")
     parser.add_argument("--json", type=Path, default=Path("runs/bench/languages.json"), help="the plot goes beside")
     options = parser.parse_args()
     quiet()
-    results = [result for case in CASES for result in run_case(case, options.seeds, options.runs)]
+    chosen = [case for case in CASES if options.cases is None or case.startswith(tuple(options.cases.split(",")))]
+    results = [result for case in chosen for result in run_case(case, options.seeds, options.runs)]
     means = summary(results)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps({"means": means, "runs": results}, indent=1))

@@ -1,11 +1,12 @@
 """Do attacks break targets that their attacker did not train against? Every attacker of the arena on every defender.
 
-    python bench/arena_transfer.py                          games and the matrix: ten minutes on one core
+    python bench/arena_transfer.py                          five games and the matrix: eight minutes on one core
     python bench/arena_transfer.py --runs runs/experiments  the same, with the games of bench/experiments.py
 
 Attackers are the first one and those at the end of games with different seeds. Targets are the defenders of these
-games, the first defender, and a larger one, before and after a game of its own. Each attacker writes once, 8 attacks on
-each held-out harmful seed; all targets answer the same attacks. Intervals are made by drawing seeds anew.
+games, the first defender, and a larger one of another seed that knows the language but has not played. Each attacker
+writes once, 8 attacks on each held-out harmful seed; all targets answer the same attacks. Intervals are made by drawing
+seeds anew.
 """
 
 import argparse
@@ -48,10 +49,9 @@ def make_players(seeds: int, runs: Path) -> tuple[dict[str, str], dict[str, str]
     if not larger.exists():
         with adding_folder(larger) as half:
             build_defender(half, seed=1, hidden_size=LARGER)
-    larger_last = play_run(runs / f"larger-{seeds}", f"seed={seeds}", f"defender.model={larger}").defender
     attackers = {"first": FIRST.attacker} | {name: players.attacker for name, players in games.items()}
     targets = {"first": FIRST.defender} | {name: players.defender for name, players in games.items()}
-    return attackers, targets | {"larger, first": str(larger), "larger, last": larger_last}
+    return attackers, targets | {"first, larger": str(larger)}
 
 
 def attack(model: str, seeds: list[Seed], rules: Rules) -> list[Game]:
@@ -108,8 +108,8 @@ def averages(matrix: dict) -> dict[str, float]:
     trained = [name for name in matrix if name != "first"]
     pairs = [(a, t, matrix[a][t]["attack_success"]) for a in trained for t in trained]
     return {
-        "own defender": mean(share for a, t, share in pairs if a == t),
-        "defenders of other seeds": mean(share for a, t, share in pairs if a != t),
+        "the defender of the same game": mean(share for a, t, share in pairs if a == t),
+        "those of other seeds": mean(share for a, t, share in pairs if a != t),
     }
 
 
@@ -138,7 +138,8 @@ def print_tables(report: dict) -> None:
         table.add_row(name, faithful, str(looks["different_wrappings"]), f"{looks['heaviness']:.1f}", cores)
     console = Console(width=150)
     console.print(table)
-    console.print("mean success of the last attackers:", report["averages"])
+    for target, share in report["averages"].items():
+        console.print(f"mean success of the last attackers on {target}: {share:.2f}", highlight=False)
 
 
 def _interval(c: dict) -> str:
@@ -154,7 +155,7 @@ def draw(matrix: dict, file: Path) -> None:
         figure.subplots(1, 2), ("attack_success", "different_wrappings"), ("{:.2f}", "{}"), strict=True
     ):
         values = [[matrix[a][t][name] for t in targets] for a in attackers]
-        axes.imshow(values, cmap="Reds", vmin=0, vmax=1 if name == "attack_success" else None)
+        axes.imshow(values, cmap="Reds", alpha=0.6, vmin=0, vmax=1 if name == "attack_success" else None)
         for y, row in enumerate(values):
             for x, value in enumerate(row):
                 axes.text(x, y, form.format(value), ha="center", va="center", fontsize=9)
