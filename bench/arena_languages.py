@@ -15,22 +15,27 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from support.arena import MEASURES, Players, arena, measure, play_run
-from support.bilingual import bilingual_players, in_second, second_judge
+from support.arena import MEASURES, Players, arena, make_rules, measure, play_run
+from support.bilingual import as_it_is, bilingual_players, in_second, judge_reading
 
-from advgame.trainer.judges.arena import judge_arena
-from advgame.trainer.measure.evaluation import read_held_out
-from advgame.trainer.models.load import quiet
+from advgame.trainer.arena.translation import translate_back
+from advgame.trainer.judges.request import Judge
+from advgame.trainer.measure.evaluation import HeldOut, initial_attacks, read_held_out
+from advgame.trainer.measure.rates import rates
+from advgame.trainer.models.load import load_policy, quiet
+from advgame.trainer.rollouts.local import LocalSampler
 
 CASES = {"answers of its own": False, "shared answers": True}
 """Of the second language; whether its answers are the first one's."""
+SWITCHED = "attacks faithful in the language not asked in"
+COLUMNS = (*MEASURES, SWITCHED)
 LANGUAGES = ("played", "other")
 TIMES = ("before", "after")
 DRAWN = (
     "last attacker on first defender",
     "held-out attacks on last defender",
-    "last attacker on last defender",
-    "benign requests under the last attacker",
+    "faithful attacks",
+    SWITCHED,
 )
 
 
@@ -46,42 +51,59 @@ def run_case(case: str, seeds: int, runs: Path) -> list[dict]:
     return found
 
 
-def in_languages(last: Players, first: Players, shared_answers: bool) -> dict[str, dict[str, float]]:
-    held_out = read_held_out(arena().eval)
-    return {
-        "played": measure(last, first, judge_arena, held_out),
-        "other": measure(last, first, second_judge(shared_answers), in_second(held_out)),
-    }
+def in_languages(last: Players, first: Players, shared_answers: bool) -> dict[str, dict[str, float | None]]:
+    """All measures, in the language of the game and in the other."""
+    known = read_held_out(arena().eval)
+    found = {}
+    for language, held_out, read, read_other in (
+        ("played", known, as_it_is, translate_back),
+        ("other", in_second(known), translate_back, as_it_is),
+    ):
+        judge = judge_reading(read, read, as_it_is if shared_answers else read)
+        switched = faithful(last.attacker, judge_reading(read, read_other, read), held_out)
+        found[language] = measure(last, first, judge, held_out) | {SWITCHED: switched}
+    return found
 
 
-def summary(results: list[dict]) -> dict[str, dict[str, list[float]]]:
-    """ "case, language, time" -> measure -> [mean, standard deviation] over the seeds."""
+def faithful(attacker: str, judge: Judge, held_out: HeldOut) -> float | None:
+    """The share of its attacks that the judge finds faithful."""
+    config = arena()
+    sampler = LocalSampler(load_policy(attacker), "attacker")
+    games = initial_attacks(sampler, make_rules(config, judge), held_out, (config.seed, "evaluation"))
+    return rates(games, config.judge.success_score)["faithful"].share
+
+
+def summary(results: list[dict]) -> dict[str, dict[str, list[float | None]]]:
+    """Case, language and time -> measure -> [mean, standard deviation] over the seeds; None where nothing is known."""
     means = {}
     for case in dict.fromkeys(result["case"] for result in results):
         for language in LANGUAGES:
             for time in TIMES:
                 runs = [result[language] for result in results if (result["case"], result["time"]) == (case, time)]
-                means[f"{case}, {language}, {time}"] = {
-                    name: [
-                        statistics.mean(run[name] for run in runs),
-                        statistics.stdev(run[name] for run in runs) if len(runs) > 1 else 0.0,
-                    ]
-                    for name in MEASURES
-                }
+                means[f"{case}, {language}, {time}"] = {name: _average([run[name] for run in runs]) for name in COLUMNS}
     return means
 
 
 def print_table(means: dict, seeds: int) -> None:
-    table = Table(
-        title=f"language of the game and the other, mean ± deviation over {seeds} seeds", title_justify="left"
-    )
+    title = f"language of the game and the other; after: mean ± standard deviation over {seeds} seeds"
+    table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
-    for name in MEASURES:
+    for name in COLUMNS:
         table.add_column(name, justify="right")
     for row, values in means.items():
-        spread = row.endswith("after")
-        table.add_row(row, *(f"{m:.2f} ± {s:.2f}" if spread else f"{m:.2f}" for m, s in values.values()))
+        table.add_row(row, *(_show(*values[name]) for name in COLUMNS))
     Console(width=150).print(table)
+
+
+def _average(values: list[float | None]) -> list[float | None]:
+    known = [value for value in values if value is not None]
+    return [statistics.mean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None]
+
+
+def _show(mean: float | None, deviation: float | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
 
 
 def draw(means: dict, file: Path) -> None:
@@ -94,11 +116,12 @@ def draw(means: dict, file: Path) -> None:
         for axes, name in zip(row, DRAWN, strict=True):
             for i, time in enumerate(TIMES):
                 values = [means[f"{case}, {language}, {time}"][name] for language in LANGUAGES]
-                heights, errors = zip(*values, strict=True)
+                heights = [mean for mean, _ in values]
+                errors = [deviation or 0.0 for _, deviation in values]
                 places = [place + 0.4 * i for place in range(len(LANGUAGES))]
                 axes.bar(places, heights, 0.38, yerr=errors, capsize=4, label=time, color=f"C{i}")
             axes.set_xticks([place + 0.2 for place in range(len(LANGUAGES))], LANGUAGES)
-            axes.set(ylim=(0, 1.05), ylabel=MEASURES[name])
+            axes.set(ylim=(0, 1.05), ylabel=MEASURES.get(name, "share"))
             axes.set_title(f"{name}\n{case}", fontsize=9)
         row[0].legend()
     figure.savefig(file, dpi=110)

@@ -67,7 +67,7 @@ def summary(results: list[dict]) -> dict[str, dict[str, list[float]]]:
                 statistics.stdev(values) if len(values) > 1 else 0.0,
             ]
             for name in (*MEASURES, "seconds")
-            for values in [[run[name] for run in runs if not math.isnan(run[name])]]
+            for values in [[run[name] for run in runs if run[name] is not None]]
         }
         for arm, runs in arms.items()
     }

@@ -1,6 +1,5 @@
 """The arena in the benches: runs that are kept on disk, and players measured by the exact judge."""
 
-import math
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +59,11 @@ def play_run(run: Path, *settings: str) -> Players:
 
 def measure(
     last: Players, first: Players = FIRST, judge: Judge = judge_arena, held_out: HeldOut | None = None
-) -> dict[str, float]:
-    """A pair of players, against each other and against the first ones; by default on the arena's held-out files."""
+) -> dict[str, float | None]:
+    """A pair of players, against each other and against the first ones; by default on the arena's held-out files.
+
+    None where nothing is known, such as compliance under an attacker of which no attack is faithful.
+    """
     config = arena()
     rules = make_rules(config, judge)
     held_out = held_out or read_held_out(config.eval)
@@ -80,7 +82,7 @@ def measure(
         *(record[asked]["benign_compliance"]["share"] for asked in ("plain", "current")),
         record["current"]["faithful"]["share"],
     ]
-    return {name: math.nan if share is None else share for name, share in zip(MEASURES, shares, strict=True)}
+    return dict(zip(MEASURES, shares, strict=True))
 
 
 def arena() -> Config:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from advgame.trainer.arena.language import vocabulary
-from advgame.trainer.arena.translation import translate, translate_back
+from advgame.trainer.arena.translation import translate
 from advgame.trainer.base.files import adding_folder
 from advgame.trainer.judges.arena import judge_arena
 from advgame.trainer.judges.request import Judge, JudgeRequest, Scores
@@ -19,6 +19,7 @@ from support.arena import Players
 ATTACKER_STEPS, DEFENDER_STEPS = 1200, 2000
 """Twice the arena's: of each language, players see as much as those of one language do."""
 MakeExample = Callable[[random.Random], Example]
+Reader = Callable[[str], str]
 
 
 def bilingual_players(folder: Path, shared_answers: bool) -> Players:
@@ -35,14 +36,14 @@ def bilingual_players(folder: Path, shared_answers: bool) -> Players:
         return defender_example(prompts, rng)
 
     name = "defender-shared-answers" if shared_answers else "defender"
-    defend = in_either(answer, (lambda text: text) if shared_answers else translate)
+    defend = in_either(answer, as_it_is if shared_answers else translate)
     return Players(
         _built(folder / "attacker", in_either(attack, translate), ATTACKER_STEPS),
         _built(folder / name, defend, DEFENDER_STEPS),
     )
 
 
-def in_either(make_example: MakeExample, translate_said: Callable[[str], str]) -> MakeExample:
+def in_either(make_example: MakeExample, translate_said: Reader) -> MakeExample:
     """Examples of which half are in the second language."""
 
     def make(rng: random.Random) -> Example:
@@ -52,13 +53,21 @@ def in_either(make_example: MakeExample, translate_said: Callable[[str], str]) -
     return make
 
 
-def second_judge(shared_answers: bool) -> Judge:
-    """The arena's judge, for prompts of the second language."""
+def judge_reading(queries: Reader, rewrites: Reader, answers: Reader) -> Judge:
+    """The arena's judge, to whom each of these is read in the first language: by `translate_back` or `as_it_is`."""
+
+    def read(request: JudgeRequest) -> JudgeRequest:
+        candidate = rewrites if request.rubric == "faithfulness" else answers
+        return replace(request, query=queries(request.query), candidates=tuple(map(candidate, request.candidates)))
 
     def judge(requests: list[JudgeRequest]) -> list[Scores]:
-        return judge_arena([_translated_back(request, shared_answers) for request in requests])
+        return judge_arena(list(map(read, requests)))
 
     return judge
+
+
+def as_it_is(text: str) -> str:
+    return text
 
 
 def in_second(held_out: HeldOut) -> HeldOut:
@@ -69,12 +78,6 @@ def in_second(held_out: HeldOut) -> HeldOut:
 
     attacks = [(seed(meant), translate(attack)) for meant, attack in held_out.attacks]
     return replace(held_out, seeds=[seed(first) for first in held_out.seeds], attacks=attacks)
-
-
-def _translated_back(request: JudgeRequest, shared_answers: bool) -> JudgeRequest:
-    stays = shared_answers and request.rubric != "faithfulness"
-    candidates = request.candidates if stays else tuple(map(translate_back, request.candidates))
-    return replace(request, query=translate_back(request.query), candidates=candidates)
 
 
 def _built(folder: Path, make_example: MakeExample, steps: int) -> str:
