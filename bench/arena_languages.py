@@ -15,27 +15,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from support.arena import MEASURES, Players, arena, make_rules, measure, play_run
-from support.bilingual import as_it_is, bilingual_players, in_second, judge_reading
+from support.arena import MEASURES, Players, arena, measure, play_run
+from support.bilingual import bilingual_players, in_second, second_judge
 
-from advgame.trainer.arena.translation import translate_back
-from advgame.trainer.judges.request import Judge
-from advgame.trainer.measure.evaluation import HeldOut, initial_attacks, read_held_out
-from advgame.trainer.measure.rates import rates
-from advgame.trainer.models.load import load_policy, quiet
-from advgame.trainer.rollouts.local import LocalSampler
+from advgame.trainer.measure.evaluation import read_held_out
+from advgame.trainer.models.load import quiet
 
 CASES = {"answers of its own": False, "shared answers": True}
 """Of the second language; whether its answers are the first one's."""
-SWITCHED = "attacks faithful in the language not asked in"
-COLUMNS = (*MEASURES, SWITCHED)
 LANGUAGES = ("played", "other")
 TIMES = ("before", "after")
 DRAWN = (
-    "last attacker on first defender",
     "held-out attacks on last defender",
+    "first attacker on last defender",
+    "last attacker on first defender",
     "faithful attacks",
-    SWITCHED,
 )
 
 
@@ -53,24 +47,11 @@ def run_case(case: str, seeds: int, runs: Path) -> list[dict]:
 
 def in_languages(last: Players, first: Players, shared_answers: bool) -> dict[str, dict[str, float | None]]:
     """All measures, in the language of the game and in the other."""
-    known = read_held_out(arena().eval)
-    found = {}
-    for language, held_out, read, read_other in (
-        ("played", known, as_it_is, translate_back),
-        ("other", in_second(known), translate_back, as_it_is),
-    ):
-        judge = judge_reading(read, read, as_it_is if shared_answers else read)
-        switched = faithful(last.attacker, judge_reading(read, read_other, read), held_out)
-        found[language] = measure(last, first, judge, held_out) | {SWITCHED: switched}
-    return found
-
-
-def faithful(attacker: str, judge: Judge, held_out: HeldOut) -> float | None:
-    """The share of its attacks that the judge finds faithful."""
-    config = arena()
-    sampler = LocalSampler(load_policy(attacker), "attacker")
-    games = initial_attacks(sampler, make_rules(config, judge), held_out, (config.seed, "evaluation"))
-    return rates(games, config.judge.success_score)["faithful"].share
+    held_out = read_held_out(arena().eval)
+    return {
+        "played": measure(last, first),
+        "other": measure(last, first, second_judge(shared_answers), in_second(held_out)),
+    }
 
 
 def summary(results: list[dict]) -> dict[str, dict[str, list[float | None]]]:
@@ -80,7 +61,9 @@ def summary(results: list[dict]) -> dict[str, dict[str, list[float | None]]]:
         for language in LANGUAGES:
             for time in TIMES:
                 runs = [result[language] for result in results if (result["case"], result["time"]) == (case, time)]
-                means[f"{case}, {language}, {time}"] = {name: _average([run[name] for run in runs]) for name in COLUMNS}
+                means[f"{case}, {language}, {time}"] = {
+                    name: _average([run[name] for run in runs]) for name in MEASURES
+                }
     return means
 
 
@@ -88,10 +71,10 @@ def print_table(means: dict, seeds: int) -> None:
     title = f"language of the game and the other; after: mean ± standard deviation over {seeds} seeds"
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
-    for name in COLUMNS:
+    for name in MEASURES:
         table.add_column(name, justify="right")
     for row, values in means.items():
-        table.add_row(row, *(_show(*values[name]) for name in COLUMNS))
+        table.add_row(row, *(_show(*values[name]) for name in MEASURES))
     Console(width=150).print(table)
 
 
@@ -119,9 +102,11 @@ def draw(means: dict, file: Path) -> None:
                 heights = [mean for mean, _ in values]
                 errors = [deviation or 0.0 for _, deviation in values]
                 places = [place + 0.4 * i for place in range(len(LANGUAGES))]
-                axes.bar(places, heights, 0.38, yerr=errors, capsize=4, label=time, color=f"C{i}")
+                axes.bar(
+                    places, heights, 0.38, yerr=errors if any(errors) else None, capsize=4, label=time, color=f"C{i}"
+                )
             axes.set_xticks([place + 0.2 for place in range(len(LANGUAGES))], LANGUAGES)
-            axes.set(ylim=(0, 1.05), ylabel=MEASURES.get(name, "share"))
+            axes.set(ylim=(0, 1.05), ylabel=MEASURES[name])
             axes.set_title(f"{name}\n{case}", fontsize=9)
         row[0].legend()
     figure.savefig(file, dpi=110)

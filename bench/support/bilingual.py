@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from advgame.trainer.arena.language import vocabulary
-from advgame.trainer.arena.translation import translate
+from advgame.trainer.arena.translation import translate, translate_back
 from advgame.trainer.base.files import adding_folder
 from advgame.trainer.judges.arena import judge_arena
 from advgame.trainer.judges.request import Judge, JudgeRequest, Scores
@@ -19,7 +19,6 @@ from support.arena import Players
 ATTACKER_STEPS, DEFENDER_STEPS = 1200, 2000
 """Twice the arena's: of each language, players see as much as those of one language do."""
 MakeExample = Callable[[random.Random], Example]
-Reader = Callable[[str], str]
 
 
 def bilingual_players(folder: Path, shared_answers: bool) -> Players:
@@ -36,14 +35,14 @@ def bilingual_players(folder: Path, shared_answers: bool) -> Players:
         return defender_example(prompts, rng)
 
     name = "defender-shared-answers" if shared_answers else "defender"
-    defend = in_either(answer, as_it_is if shared_answers else translate)
+    defend = in_either(answer, (lambda text: text) if shared_answers else translate)
     return Players(
         _built(folder / "attacker", in_either(attack, translate), ATTACKER_STEPS),
         _built(folder / name, defend, DEFENDER_STEPS),
     )
 
 
-def in_either(make_example: MakeExample, translate_said: Reader) -> MakeExample:
+def in_either(make_example: MakeExample, translate_said: Callable[[str], str]) -> MakeExample:
     """Examples of which half are in the second language."""
 
     def make(rng: random.Random) -> Example:
@@ -53,21 +52,18 @@ def in_either(make_example: MakeExample, translate_said: Reader) -> MakeExample:
     return make
 
 
-def judge_reading(queries: Reader, rewrites: Reader, answers: Reader) -> Judge:
-    """The arena's judge, to whom each of these is read in the first language: by `translate_back` or `as_it_is`."""
+def second_judge(shared_answers: bool) -> Judge:
+    """The arena's judge, for prompts of the second language."""
 
-    def read(request: JudgeRequest) -> JudgeRequest:
-        candidate = rewrites if request.rubric == "faithfulness" else answers
-        return replace(request, query=queries(request.query), candidates=tuple(map(candidate, request.candidates)))
+    def translated_back(request: JudgeRequest) -> JudgeRequest:
+        stay = shared_answers and request.rubric != "faithfulness"
+        candidates = request.candidates if stay else tuple(map(translate_back, request.candidates))
+        return replace(request, query=translate_back(request.query), candidates=candidates)
 
     def judge(requests: list[JudgeRequest]) -> list[Scores]:
-        return judge_arena(list(map(read, requests)))
+        return judge_arena(list(map(translated_back, requests)))
 
     return judge
-
-
-def as_it_is(text: str) -> str:
-    return text
 
 
 def in_second(held_out: HeldOut) -> HeldOut:
