@@ -108,7 +108,7 @@ def draw(means: dict, file: Path) -> None:
             axes.set_xticks([place + 0.2 for place in range(len(LANGUAGES))], LANGUAGES)
             axes.set(ylim=(0, 1.05), ylabel=MEASURES[name])
             axes.set_title(f"{name}\n{case}", fontsize=9)
-        row[0].legend()
+        row[1].legend()  # where bars are low
     figure.savefig(file, dpi=110)
 
 

@@ -109,9 +109,10 @@ def draw(results: list[dict], file: Path) -> None:
     """A panel for each game: the curve, its mean and band, and what was measured on held-out seeds and attacks."""
     from matplotlib.figure import Figure
 
-    rows = -(-len(results) // 3)
-    figure = Figure(figsize=(15, 3.5 * rows), layout="constrained")
-    panels = figure.subplots(rows, 3, squeeze=False, sharex=True, sharey=True).flat
+    columns = min(3, len(results))
+    rows = -(-len(results) // columns)
+    figure = Figure(figsize=(5 * columns, 3.5 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
     for axes, result in zip(panels, results, strict=False):
         curve = result["curve"]
         axes.plot([WINDOW * (i + 0.5) for i in range(len(curve))], curve, color="C0", label="in the games")
