@@ -1,6 +1,6 @@
 """Does what is learnt in one language hold in another? Players of the arena that know two, and play in the first.
 
-    python bench/arena_languages.py               two warm starts, three games each: a quarter of an hour on one core
+    python bench/arena_languages.py               two warm starts, three games each, on one core
 
 The second language has the first one's meanings, wrappings and grammar, and words of its own. Its answers are its own
 words as well, or, as a second case, those of the first language. Before and after the game, players are measured in

@@ -1,6 +1,6 @@
 """Does the payoff swing in a long game of the arena, and what damps it?
 
-    python bench/arena_swings.py                       six games of 1,000 steps: three quarters of an hour on one core
+    python bench/arena_swings.py                       six games of 1,000 steps, on one core
     python bench/arena_swings.py --arms shipped --steps 2000 --seeds 3
 
 The curve is the success of the current attacker on the current defender in the games themselves, by the exact judge;

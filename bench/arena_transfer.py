@@ -1,6 +1,6 @@
 """Do attacks break targets that their attacker did not train against? Every attacker of the arena on every defender.
 
-    python bench/arena_transfer.py                          five games and the matrix: eight minutes on one core
+    python bench/arena_transfer.py                          five games and the matrix, on one core
     python bench/arena_transfer.py --runs runs/experiments  the same, with the games of bench/experiments.py
 
 Attackers are the first one and those at the end of games with different seeds. Targets are the defenders of these
