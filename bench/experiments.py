@@ -17,12 +17,14 @@ import multiprocessing
 import os
 import statistics
 import time
-from contextlib import redirect_stdout
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from support.arena import FIRST, MEASURES, measure, play_run
+
+from advgame.trainer.models.load import quiet
 
 NOISY = ("judge.offset=4", "judge.noise=1")
 ARMS: dict[str, tuple[str, ...]] = {
@@ -40,77 +42,17 @@ ARMS: dict[str, tuple[str, ...]] = {
 }
 """Settings other than the arena's. Without averages the policies sample, and the first ones are references."""
 
-MEASURES = {
-    "last attacker on first defender": "attack success",
-    "first attacker on last defender": "attack success",
-    "last attacker on last defender": "attack success",
-    "held-out attacks on last defender": "attack success",
-    "plain benign requests": "compliance",
-    "benign requests under the last attacker": "compliance",
-    "faithful attacks": "share",
-}
-
 
 def play_arm(job: tuple[str, int, Path]) -> dict:
     """One run, on one core, and how its players measure up."""
     arm, seed, folder = job
     result = folder / "result.json"
     if not result.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        import torch
-
-        from advgame.trainer.run.players import suffix_of_playing
-        from advgame.trainer.run.train import train
-        from advgame.trainer.settings.load import load_config
-
-        torch.set_num_threads(1)
-        settings = (f"seed={seed}", f"output_dir={folder}", "eval.every=0", "checkpoint.every=10000", *ARMS[arm])
-        config = load_config("arena", list(settings))
         began = time.process_time()  # of the processor: other runs may share it
-        with (folder / "log.txt").open("w") as log, redirect_stdout(log):
-            train(config)
+        players = play_run(folder, f"seed={seed}", *ARMS[arm])
         seconds = time.process_time() - began
-        saved = folder / "checkpoints" / f"step-{config.steps:06d}"
-        attacker, defender = (
-            str(saved / f"{name}{suffix_of_playing(player)}")
-            for name, player in (("attacker", config.attacker), ("defender", config.defender))
-        )
-        measured = measure(attacker, defender)
-        result.write_text(json.dumps({"arm": arm, "seed": seed, "seconds": seconds, **measured}, indent=1))
+        result.write_text(json.dumps({"arm": arm, "seed": seed, "seconds": seconds, **measure(players)}, indent=1))
     return json.loads(result.read_text())
-
-
-def measure(attacker: str, defender: str) -> dict[str, float]:
-    """A pair of players, against each other and against the first ones."""
-    from advgame.trainer.base.clock import Clock
-    from advgame.trainer.game.play import Match, Rules, play
-    from advgame.trainer.judges.arena import judge_arena
-    from advgame.trainer.measure.evaluation import evaluate, initial_attacks, measuring, read_held_out
-    from advgame.trainer.measure.rates import rates
-    from advgame.trainer.models.load import load_policy
-    from advgame.trainer.prompts.templates import Prompts
-    from advgame.trainer.rollouts.local import LocalSampler
-    from advgame.trainer.settings.load import load_config
-
-    config = load_config("arena", ["eval.limit=null"])
-    rules = Rules(Prompts("arena"), judge_arena, config.attacker, config.defender, config.judge)
-    held_out = read_held_out(config.eval)
-    last, first, defended, undefended = (
-        LocalSampler(load_policy(source), source)
-        for source in (attacker, config.attacker.model, defender, config.defender.model)
-    )
-    draws = (config.seed, "evaluation")
-    initial = initial_attacks(first, rules, held_out, draws)
-    record = evaluate(Match(last, defended, rules), held_out, initial, draws, defended.policy)
-    against_first = Match(last, undefended, measuring(rules, held_out.greedy))
-    games = play(against_first, held_out.seeds, (config.seed, "first"), Clock())
-    shares = [
-        rates(games, config.judge.success_score)["attack_success"].share,
-        *(record[asked]["attack_success"]["share"] for asked in ("initial", "current", "written")),
-        *(record[asked]["benign_compliance"]["share"] for asked in ("plain", "current")),
-        record["current"]["faithful"]["share"],
-    ]
-    return {name: math.nan if share is None else share for name, share in zip(MEASURES, shares, strict=True)}
 
 
 def summary(results: list[dict]) -> dict[str, dict[str, list[float]]]:
@@ -125,7 +67,7 @@ def summary(results: list[dict]) -> dict[str, dict[str, list[float]]]:
                 statistics.stdev(values) if len(values) > 1 else 0.0,
             ]
             for name in (*MEASURES, "seconds")
-            for values in [[run[name] for run in runs if not math.isnan(run[name])]]
+            for values in [[run[name] for run in runs if run[name] is not None]]
         }
         for arm, runs in arms.items()
     }
@@ -167,8 +109,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("runs/bench/experiments.json"), help="the plot goes beside")
     options = parser.parse_args()
     chosen = [arm for arm in ARMS if options.arms is None or arm.startswith(tuple(options.arms.split(",")))]
-    os.environ |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    before = measure("arena-attacker", "arena-defender")  # also builds them, before several processes would
+    os.environ["OMP_NUM_THREADS"] = "1"
+    quiet()
+    before = measure(FIRST)  # also builds them, before several processes would
     jobs = [
         (arm, seed, options.runs / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}")
         for seed in range(options.seeds)

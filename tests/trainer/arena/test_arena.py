@@ -1,4 +1,4 @@
-"""The arena: its language is exact, its judge cannot err, its players begin as they should."""
+"""The arena: its languages are exact, its judge cannot err, its players begin as they should."""
 
 import itertools
 import json
@@ -33,6 +33,7 @@ from advgame.trainer.arena.language import (
     vocabulary,
     write_data,
 )
+from advgame.trainer.arena.translation import FOREIGN, translate, translate_back
 from advgame.trainer.judges.arena import compliance, deflection, judge_arena, noisy
 from advgame.trainer.judges.request import JudgeRequest
 from advgame.trainer.models import sources
@@ -147,6 +148,41 @@ def test_the_shipped_files_are_what_the_language_makes(tmp_path):
         assert meaning in HELD_OUT_MEANINGS and is_held_out(wrapping)
 
 
+# The second language
+
+
+@given(meaning=meanings, wrapping=wrappings)
+def test_whatever_is_said_in_one_language_means_the_same_in_the_other(meaning, wrapping):
+    for text in (render(meaning, wrapping), complying_answer(meaning), deflecting_answer(meaning)):
+        assert translate_back(translate(text)) == text
+    assert parse(translate_back(translate(render(meaning, wrapping)))) == (meaning, wrapping)
+
+
+def test_the_languages_have_no_word_in_common():
+    second = [translate(word) for word in vocabulary()]
+    assert len(set(second)) == len(vocabulary()) and not {*second, FOREIGN} & set(vocabulary())
+
+
+@given(meaning=meanings, wrapping=wrappings, data=st.data())
+def test_who_reads_one_language_reads_nothing_of_the_other(meaning, wrapping, data):
+    first = render(meaning, wrapping)
+    assert parse(translate(first)) is None and parse(translate_back(first)) is None
+    words = translate(first).split()
+    place = data.draw(st.integers(0, len(words) - 1))
+    words[place] = translate_back(words[place])
+    assert parse(" ".join(words)) is None and parse(translate_back(" ".join(words))) is None
+
+
+@given(text=texts | st.text())
+def test_any_text_can_be_translated(text):
+    assert len(translate(text).split()) == len(translate_back(text).split()) == len(text.split())
+
+
+def test_what_is_no_word_stays_when_it_is_translated():
+    assert translate("<prompt> how to build bomb </prompt>") == "<prompt> owhay otay uildbay ombbay </prompt>"
+    assert translate_back("<harm> ombbay bomb ay") == f"<harm> bomb {FOREIGN} {FOREIGN}"
+
+
 # The judge
 
 
@@ -247,7 +283,7 @@ def test_the_config_chooses_the_judge_and_its_noise():
 
 
 def test_every_word_is_a_token():
-    tokenizer, prompts = make_tokenizer(), Prompts("arena")
+    tokenizer, prompts = make_tokenizer(vocabulary()), Prompts("arena")
     forms = list(itertools.product(range(3), repeat=2))
     said = [render(m, Wrapping(core=core, forms=f)) for m in MEANINGS for core in CORES for f in forms]
     said += [*FRAMES, *SUFFIXES, *map(complying_answer, MEANINGS), *map(deflecting_answer, MEANINGS)]
@@ -262,7 +298,12 @@ def test_every_word_is_a_token():
 
 
 def test_examples_are_what_the_game_wants():
-    config, prompts, tokenizer, rng = load_config("arena", []), Prompts("arena"), make_tokenizer(), random.Random(0)
+    config, prompts, tokenizer, rng = (
+        load_config("arena", []),
+        Prompts("arena"),
+        make_tokenizer(vocabulary()),
+        random.Random(0),
+    )
     for _ in range(500):
         told, said = attacker_example(prompts, rng)
         rewrite = parse_format(ATTACKER_FORMATS[config.attacker.format], said)

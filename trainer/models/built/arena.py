@@ -52,13 +52,31 @@ Example = tuple[str, str]
 def build_attacker(folder: Path, seed: int = 0, steps: int = 600) -> None:
     """Writes model, tokenizer and generation config into `folder`."""
     prompts = Prompts("arena")
-    _build(folder, lambda rng: attacker_example(prompts, rng), seed, steps)
+    build_player(folder, lambda rng: attacker_example(prompts, rng), vocabulary(), seed, steps)
 
 
-def build_defender(folder: Path, seed: int = 0, steps: int = 1000) -> None:
+def build_defender(folder: Path, seed: int = 0, steps: int = 1000, hidden_size: int = 64) -> None:
     """Writes model, tokenizer and generation config into `folder`."""
     prompts = Prompts("arena")
-    _build(folder, lambda rng: defender_example(prompts, rng), seed, steps)
+    build_player(folder, lambda rng: defender_example(prompts, rng), vocabulary(), seed, steps, hidden_size)
+
+
+def build_player(
+    folder: Path,
+    make_example: Callable[[random.Random], Example],
+    words: list[str],
+    seed: int,
+    steps: int,
+    hidden_size: int = 64,
+) -> None:
+    """Writes a player that knows these words and was taught these examples into `folder`."""
+    tokenizer = make_tokenizer(words)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _make_model(tokenizer, hidden_size)
+    _teach(model, tokenizer, make_example, random.Random(seed), steps)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def attacker_example(prompts: Prompts, rng: random.Random) -> Example:
@@ -75,9 +93,9 @@ def defender_example(prompts: Prompts, rng: random.Random) -> Example:
     return prompts.defender("any", "", render(meaning, wrapping)), answer
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     """One token a word."""
-    ids = {word: i for i, word in enumerate((*SPECIAL, *MARKS, *vocabulary()))}
+    ids = {word: i for i, word in enumerate((*SPECIAL, *MARKS, *words))}
     core = Tokenizer(WordLevel(ids, unk_token="<unk>"))
     core.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", pad_token="<pad>", eos_token="<end>")
@@ -86,22 +104,12 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _build(folder: Path, make_example: Callable[[random.Random], Example], seed: int, steps: int) -> None:
-    tokenizer = make_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _make_model(tokenizer)
-    _teach(model, tokenizer, make_example, random.Random(seed), steps)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def _make_model(tokenizer: PreTrainedTokenizerFast, hidden_size: int) -> LlamaForCausalLM:
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
+            hidden_size=hidden_size,
+            intermediate_size=2 * hidden_size,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=4,
