@@ -98,7 +98,7 @@ def paper(name: str) -> dict:
         "defender": player
         | {"model": model, "format": "any", "instruction": "", "replay_seeds": False, "condition_on": "prompt"},
         "judge": PAPER_JUDGE | {"server": server | {"timeout": 600.0, "patience": 30.0, "extra": {}}},
-        "eval": {"every": 0, "seeds": [], "attacks": [], "limit": 64, "greedy": False},
+        "eval": {"every": 0, "seeds": [], "attacks": [], "wrappings": [], "limit": 64, "greedy": False},
         "checkpoint": {"every": 50, "keep": 2},
         "alarms": {"idle_steps": 10, "stop_when_idle": False, "skipped_steps": 5},
         "report": {"grid_intensity": None},
