@@ -58,7 +58,7 @@ def test_a_run_ends_with_its_page(evaluated):
         assert rows[at + 1 : at + 1 + len(expected)] == expected and expected
     assert len(rows) == 1 + len(SHOWN) + sum(len(row) == 3 for row in rows[1:])
     said = [sample for pair in zip(*(line["samples"] for line in ends), strict=True) for sample in pair]
-    assert {sample["category"] for sample in said} == {"harmful", "benign"} and len(said) == 6
+    assert {sample["category"] for sample in said} == {"harmful", "benign"} and len(said) == 4
     for sample in said:
         assert {printable(sample[key]) for key in ("seed", "attack", "response") if sample[key]} <= set(page.blocks)
     assert [sample["seed"] for sample in said[::2]] == [sample["seed"] for sample in said[1::2]]
@@ -154,7 +154,7 @@ def test_what_models_and_seeds_say_stays_text(evaluated, tmp_path):
     clean = Page((evaluated / "report.html").read_text(encoding="utf-8"))
     assert page.tags == clean.tags and page.attributes == clean.attributes
     assert page.references == clean.references
-    assert page.blocks[:-1] == [printable(HOSTILE)] * 15
+    assert page.blocks[:-1] == [printable(HOSTILE)] * 10
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", text)
     written(story(evaluated, metrics=[], evaluations=[], transcripts={1: HOSTILE}), tmp_path)
     assert printable(HOSTILE) in Page((tmp_path / "report.html").read_text(encoding="utf-8")).blocks
