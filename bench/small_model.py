@@ -40,7 +40,7 @@ MEASURES = {
     "d′, held-out wrappings": ("written", "d_prime"),
     "d′, plain": ("plain", "d_prime"),
 }
-"""What the defender complied with, and how well it tells the two kinds apart: where it stands in an evaluation."""
+"""The part and the figure of an evaluation that each is: shares that the defender complied with, and d′."""
 
 
 def play_arm(job: tuple[str, int, int, Path]) -> dict:
@@ -51,6 +51,7 @@ def play_arm(job: tuple[str, int, int, Path]) -> dict:
         folder.mkdir(parents=True, exist_ok=True)
         import torch
 
+        from advgame.trainer.base.files import read_records
         from advgame.trainer.run.train import train
         from advgame.trainer.settings.load import load_config
 
@@ -61,8 +62,8 @@ def play_arm(job: tuple[str, int, int, Path]) -> dict:
         config = load_config("demo", [*settings, f"checkpoint.every={steps}", *ARMS[arm]])
         with (folder / "log.txt").open("w") as log, redirect_stdout(log):
             train(config)
-        first, last = read_lines(folder / "evaluation.jsonl")
-        seconds = sum(record["timing"]["seconds"] for record in read_lines(folder / "metrics.jsonl"))
+        first, last = read_records(folder / "evaluation.jsonl")
+        seconds = sum(record["timing"]["seconds"] for record in read_records(folder / "metrics.jsonl"))
         against_first = {
             "first attacker": first["current"]["attack_success"],
             "last attacker": dataclasses.asdict(attack_first_defender(config, folder)),
@@ -92,10 +93,6 @@ def attack_first_defender(config, folder: Path):
     first = LocalSampler(load_policy(config.defender.model), "defender").freeze()
     games = play(Match(last, first, rules), read_held_out(config.eval).seeds, (config.seed, "evaluation"), Clock())
     return rates(games, config.judge.success_score)["attack_success"]
-
-
-def read_lines(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def value(result: dict, when: str, name: str) -> float:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from advgame.trainer.arena.language import vocabulary
-from advgame.trainer.arena.translation import translate, translate_back
 from advgame.trainer.base.files import adding_folder
 from advgame.trainer.judges.arena import judge_arena
 from advgame.trainer.judges.request import Judge, JudgeRequest, Scores
@@ -15,6 +14,7 @@ from advgame.trainer.models.built.arena import Example, attacker_example, build_
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Seed
 from support.arena import Players
+from support.translation import translate, translate_back
 
 ATTACKER_STEPS, DEFENDER_STEPS = 1200, 2000
 """Twice the arena's: of each language, players see as much as those of one language do."""

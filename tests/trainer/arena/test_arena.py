@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.translation import FOREIGN, translate, translate_back
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from advgame.trainer.arena.language import (
@@ -33,7 +34,6 @@ from advgame.trainer.arena.language import (
     vocabulary,
     write_data,
 )
-from advgame.trainer.arena.translation import FOREIGN, translate, translate_back
 from advgame.trainer.judges.arena import compliance, deflection, judge_arena, noisy
 from advgame.trainer.judges.request import JudgeRequest
 from advgame.trainer.models import sources
