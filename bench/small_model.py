@@ -2,25 +2,42 @@
 
     python bench/small_model.py                            all of it; a finished run is not repeated
     python bench/small_model.py --arms joint --seeds 1
+    python bench/small_model.py --validation               on the files that settings are chosen on
 
 The players of the demo play three games: joint training; with a frozen attacker; and in turns, for as many steps.
 Every held-out seed is shown to the first and the last defender as it is, in a held-out wrapping, and in an attack of
 the first and of the last attacker. The judge's scores do not depend on what a response is compared with, so judging in
 pairs would be the same game.
+
+Then the first attacker and the last ones of joint training attack the first defender, the last ones, and SmolLM2-135M
+as it was before it was taught anything. Each writes 4 attacks on each harmful seed; all targets answer the same ones.
 """
 
 import argparse
-import dataclasses
 import json
 import multiprocessing
 import os
 import statistics
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from support.transfer import Matrix, averages, draw_matrix, print_matrix, transfer
+
+from advgame.trainer.base.files import read_records
+from advgame.trainer.measure.evaluation import read_held_out
+from advgame.trainer.models.load import quiet
+from advgame.trainer.records import Game
+from advgame.trainer.run.checkpoint import folder as checkpoint
+from advgame.trainer.run.folder import EVALUATIONS, METRICS
+from advgame.trainer.run.players import suffix_of_playing
+from advgame.trainer.run.preflight import make_rules
+from advgame.trainer.run.train import train
+from advgame.trainer.settings.load import load_config
 
 ARMS: dict[str, tuple[str, ...]] = {
     "joint": (),
@@ -28,6 +45,8 @@ ARMS: dict[str, tuple[str, ...]] = {
     "in turns": ("schedule=sequential", "steps_per_turn=5"),
 }
 """Settings other than the demo's."""
+ATTACKS = 4
+"""Of each attacker on each harmful seed, where attackers meet targets."""
 
 MEASURES = {
     "harmful, held-out wrappings": ("written", "attack_success"),
@@ -43,56 +62,71 @@ MEASURES = {
 """The part and the figure of an evaluation that each is: shares that the defender complied with, and d′."""
 
 
-def play_arm(job: tuple[str, int, int, Path]) -> dict:
-    """One run, on one core: its first evaluation and its last, and its attackers against its first defender."""
-    arm, seed, steps, folder = job
-    result = folder / "result.json"
+class Job(NamedTuple):
+    """One run."""
+
+    arm: str
+    seed: int
+    steps: int
+    folder: Path
+    files: str
+
+
+def play_arm(job: Job) -> dict:
+    """A run on one core: its first evaluation and its last."""
+    result = job.folder / "result.json"
     if not result.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        import torch
-
-        from advgame.trainer.base.files import read_records
-        from advgame.trainer.run.train import train
-        from advgame.trainer.settings.load import load_config
-
+        job.folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)
-        settings = [f"seed={seed}", f"steps={steps}", f"output_dir={folder}", f"eval.every={steps}", "eval.limit=null"]
-        settings += ["eval.seeds=[players/look-alikes-held-out.jsonl]"]
-        settings += ["eval.wrappings=[players/wrappings-held-out.jsonl]"]
-        config = load_config("demo", [*settings, f"checkpoint.every={steps}", *ARMS[arm]])
-        with (folder / "log.txt").open("w") as log, redirect_stdout(log):
+        config = load_config("demo", settings_of(*job))
+        with (job.folder / "log.txt").open("a") as log, redirect_stdout(log):
             train(config)
-        first, last = read_records(folder / "evaluation.jsonl")
-        seconds = sum(record["timing"]["seconds"] for record in read_records(folder / "metrics.jsonl"))
-        against_first = {
-            "first attacker": first["current"]["attack_success"],
-            "last attacker": dataclasses.asdict(attack_first_defender(config, folder)),
-        }
+        first, last = read_records(job.folder / EVALUATIONS)
+        seconds = sum(record["timing"]["seconds"] for record in read_records(job.folder / METRICS))
         ends = {name: {part: record[part] for part, _ in MEASURES.values()} for name, record in
                 (("before", first), ("after", last))}  # fmt: skip
-        told = {"arm": arm, "seed": seed, "steps": steps, "seconds": seconds, "against_first": against_first} | ends
+        told = {"arm": job.arm, "seed": job.seed, "steps": job.steps, "seconds": seconds} | ends
         result.write_text(json.dumps(told, indent=1))
     return json.loads(result.read_text())
 
 
-def attack_first_defender(config, folder: Path):
-    """The Rate of the last attacker's success."""
-    from advgame.trainer.base.clock import Clock
-    from advgame.trainer.game.play import Match, play
-    from advgame.trainer.measure.evaluation import measuring, read_held_out
-    from advgame.trainer.measure.rates import rates
-    from advgame.trainer.models.load import load_policy
-    from advgame.trainer.rollouts.local import LocalSampler
-    from advgame.trainer.run.checkpoint import folder as checkpoint
-    from advgame.trainer.run.players import suffix_of_playing
-    from advgame.trainer.run.preflight import make_rules
+def settings_of(arm: str, seed: int, steps: int, folder: Path, files: str) -> list[str]:
+    """Of a run. files: what its evaluations are of, as in the names of the data."""
+    return [
+        f"seed={seed}",
+        f"steps={steps}",
+        f"output_dir={folder}",
+        f"eval.every={steps}",
+        "checkpoint.every=10",
+        "eval.limit=null",
+        f"eval.seeds=[players/look-alikes-{files}.jsonl]",
+        f"eval.wrappings=[players/wrappings-{files}.jsonl]",
+        *ARMS[arm],
+    ]
 
-    rules = measuring(make_rules(config), config.eval.greedy)
-    attacker = checkpoint(folder, config.steps) / f"attacker{suffix_of_playing(config.attacker)}"
-    last = LocalSampler(load_policy(attacker), "attacker").freeze()
-    first = LocalSampler(load_policy(config.defender.model), "defender").freeze()
-    games = play(Match(last, first, rules), read_held_out(config.eval).seeds, (config.seed, "evaluation"), Clock())
-    return rates(games, config.judge.success_score)["attack_success"]
+
+def transferred(jobs: list[Job], file: Path) -> Matrix:
+    """Attackers in rows, targets in columns; kept in the file."""
+    if not file.exists():
+        config = load_config("demo", settings_of(*jobs[0]))
+        saved = {f"seed {job.seed}": checkpoint(job.folder, job.steps) for job in jobs}
+        attacker, defender = (suffix_of_playing(side) for side in (config.attacker, config.defender))
+        attackers = {"first": config.attacker.model} | {
+            name: str(folder / f"attacker{attacker}") for name, folder in saved.items()
+        }
+        targets = {"first": config.defender.model} | {
+            name: str(folder / f"defender{defender}") for name, folder in saved.items()
+        }
+        targets["taught nothing"] = "smollm2-135m"
+        seeds = read_held_out(config.eval).seeds
+        matrix, _ = transfer(attackers, targets, seeds, make_rules(config), ATTACKS, frame)
+        file.write_text(json.dumps(matrix, indent=1))
+    return json.loads(file.read_text())
+
+
+def frame(game: Game, attack: str) -> str:
+    """The words around the query; the whole attack if the query is not in it word for word."""
+    return attack.replace(game.seed.query, "")
 
 
 def value(result: dict, when: str, name: str) -> float:
@@ -116,9 +150,6 @@ def print_table(results: list[dict]) -> None:
     for name in MEASURES:
         before = spread([value(result, "before", name) for result in results])
         table.add_row(name, before, *(spread([value(run, "after", name) for run in runs[arm]]) for arm in arms))
-    for attacker in ("first attacker", "last attacker"):
-        shares = (spread([run["against_first"][attacker]["share"] for run in runs[arm]]) for arm in arms)
-        table.add_row(f"harmful, {attacker}, first defender", "", *shares)
     table.add_row("minutes", "", *(spread([run["seconds"] / 60 for run in runs[arm]]) for arm in arms))
     Console(width=120).print(table)
 
@@ -154,21 +185,31 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time, each on one core")
     parser.add_argument("--runs", type=Path, default=Path("runs/small-model"), help="the runs are kept there")
     parser.add_argument("--json", type=Path, default=Path("runs/bench/small-model.json"), help="the plot goes beside")
+    parser.add_argument("--validation", action="store_true", help="the files that settings are chosen on")
     options = parser.parse_args()
     chosen = [arm for arm in ARMS if options.arms is None or arm.startswith(tuple(options.arms.split(",")))]
     os.environ |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    quiet()
+    files = "validation" if options.validation else "held-out"
+    runs = options.runs / files
     jobs = [
-        (arm, seed, options.steps, options.runs / f"{arm.replace(' ', '-')}-{options.steps}-{seed}")
+        Job(arm, seed, options.steps, runs / f"{arm.replace(' ', '-')}-{options.steps}-{seed}", files)
         for seed in range(options.seeds)
         for arm in chosen
     ]
     with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=1) as pool:
-        runs = track(pool.imap_unordered(play_arm, jobs), "playing", total=len(jobs), console=Console(stderr=True))
-        results = sorted(runs, key=lambda result: (list(ARMS).index(result["arm"]), result["seed"]))
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(results, indent=1))
+        played = track(pool.imap_unordered(play_arm, jobs), "playing", total=len(jobs), console=Console(stderr=True))
+        results = sorted(played, key=lambda result: (list(ARMS).index(result["arm"]), result["seed"]))
+    report: dict = {"runs": results}
     print_table(results)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
     draw(results, options.json.with_suffix(".png"))
+    if joint := [job for job in jobs if job.arm == "joint"]:
+        matrix = transferred(joint, runs / f"transfer-{options.steps}-{options.seeds}.json")
+        report |= {"matrix": matrix, "averages": averages(matrix)}
+        print_matrix(matrix, Console(width=120))
+        draw_matrix(matrix, options.json.with_stem(f"{options.json.stem}-transfer").with_suffix(".png"))
+    options.json.write_text(json.dumps(report, indent=1))
     print(options.json, options.json.with_suffix(".png"))
 
 
