@@ -4,6 +4,7 @@ A file of seeds has one a line. A file of look-alikes, from which players are ta
 """
 
 import json
+import math
 import random
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -41,16 +42,20 @@ def read_attacks(files: list[str], setting: str) -> list[tuple[Seed, str]]:
     return [(Seed(line.fields.get("seed", line.query), line.category, line.fields), line.query) for line in lines]
 
 
-def deal(seeds: list[Seed], batch: int, batch_size: int, seed: int) -> list[Seed]:
+def deal(seeds: list[Seed], batch: int, batch_size: int, seed: int, benign_share: float = 0.5) -> list[Seed]:
     """The seeds of one batch: harmful and benign in turn, each category reshuffled on every pass through it.
 
     A pure function of the batch's number, so a run can resume from any batch and save nothing for it.
+
+    benign_share: benign ones of all that are dealt, evenly spread; seeds of one category alone are dealt as they are.
     """
-    pools = [pool for pool in ([s for s in seeds if s.category == c] for c in CATEGORIES) if pool]
+    pools = [[s for s in seeds if s.category == category] for category in CATEGORIES]
+    share = benign_share if all(pools) else float(bool(pools[1]))
     dealt = []
     for position in range(batch * batch_size, (batch + 1) * batch_size):
-        draw, turn = divmod(position, len(pools))
-        epoch, index = divmod(draw, len(pools[turn]))
+        benign = math.floor(position * share)  # so many came before
+        turn = math.floor((position + 1) * share) - benign
+        epoch, index = divmod(benign if turn else position - benign, len(pools[turn]))
         dealt.append(pools[turn][_permutation(len(pools[turn]), epoch, turn, seed)[index]])
     return dealt
 

@@ -82,7 +82,7 @@ def added(folder: Path) -> dict:
 
 
 EXAMPLES = {
-    "smollm2-135m-attacker": "da8878f6063d8338f8717f5b395e462848e0f630357d5478b3398fc44116ef77",
-    "smollm2-135m-defender": "386556281a330096362aced20ce10e36287e85ce5b9048217e0e25ddfa19a590",
+    "smollm2-135m-attacker": "3195089d43529a2a1e92facbc54b2e1fb288fedcf30b4a9a0c502937fa18848c",
+    "smollm2-135m-defender": "1e8b4fe9d3669918b195b3730e53cc2671896d30f2db33d4cc66f1c5b3165e60",
 }
 """SHA-256 of all that they were told and shown to say."""

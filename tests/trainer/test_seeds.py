@@ -120,6 +120,18 @@ def test_deals_in_turn_and_reshuffles_on_every_pass(harmful, benign, batch_size,
             assert len(set(one_pass)) == len(one_pass)
 
 
+@given(share=st.floats(0, 1), batch_size=st.integers(1, 9), batches=st.integers(1, 12))
+def test_deals_a_share_of_benign_seeds_evenly_and_each_as_often_as_any_other(share, batch_size, batches):
+    seeds = [Seed(f"{c}{i}", c) for c in ("harmful", "benign") for i in range(3)]
+    dealt = [s for batch in range(batches) for s in deal(seeds, batch, batch_size, 0, share)]
+    for end in range(len(dealt) + 1):
+        benign = sum(s.category == "benign" for s in dealt[:end])
+        assert benign == pytest.approx(end * share, abs=1)
+    for category in ("harmful", "benign"):
+        counts = [sum(s is seed for s in dealt) for seed in seeds if seed.category == category]
+        assert max(counts) - min(counts) <= 1
+
+
 @given(count=st.integers(0, 40), limit=st.none() | st.integers(1, 50))
 def test_a_limit_leaves_an_even_part_in_order(count, limit):
     left = limited(list(range(count)), limit)

@@ -83,7 +83,7 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
             batch, index = divmod(step, config.steps_per_batch)
             if index == 0:
                 refresh(match, learners, step, clock)
-                seeds = deal(plan.seeds, batch, config.batch_size, config.seed)
+                seeds = deal(plan.seeds, batch, config.batch_size, config.seed, config.seeds.benign_share)
                 games = play(match, seeds, (config.seed, batch), clock)
             share = part(games, index, config.steps_per_batch)
             material, left_out = (share, 0) if config.attacker.learn_from_malformed else leave_out_malformed(share)

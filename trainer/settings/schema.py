@@ -33,6 +33,9 @@ class SeedsConfig:
         ["harmful.jsonl", "benign.jsonl"],
         "JSONL files with `prompt` and `category` (harmful or benign), as paths or as names of shipped sets",
     )
+    benign_share: float = setting(
+        0.5, "benign ones of the seeds that are dealt; more of them make a defender that declines less", low=0, high=1
+    )
 
 
 Precision = Literal["auto", "float32", "bfloat16"]

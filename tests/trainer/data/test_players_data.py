@@ -15,9 +15,9 @@ import pytest
 from advgame.trainer.judges.phrases import declines
 from advgame.trainer.seeds import DATA
 
-PAIRS = {"look-alikes": 60, "look-alikes-game": 15, "look-alikes-validation": 15, "look-alikes-held-out": 15}
+PAIRS = {"look-alikes": 116, "look-alikes-game": 15, "look-alikes-validation": 15, "look-alikes-held-out": 15}
 """Topics of each file, each with eight pairs."""
-WRAPPINGS = {"wrappings": 20, "wrappings-validation": 6, "wrappings-held-out": 10}
+WRAPPINGS = {"wrappings": 40, "wrappings-validation": 6, "wrappings-held-out": 10}
 """Families of each file, each with five wrappings."""
 QUERIES = ("harmful", "benign", "harmful-held-out", "benign-held-out")
 """The shipped seeds, which no query here may repeat."""

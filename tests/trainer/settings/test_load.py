@@ -93,7 +93,7 @@ def paper(name: str) -> dict:
         "output_dir": f"runs/{name.removeprefix('recipes/')}",
         "seed": 0, "steps": 1000, "batch_size": 32, "steps_per_batch": 4, "schedule": "joint", "steps_per_turn": 50,
         "attention": "auto", "templates": None,
-        "seeds": {"files": ["harmful.jsonl", "benign.jsonl"]},
+        "seeds": {"files": ["harmful.jsonl", "benign.jsonl"], "benign_share": 0.5},
         "attacker": player | attacker | {"format": "think_prompt", "reward_from": "best", "learn_from_malformed": True},
         "defender": player
         | {"model": model, "format": "any", "instruction": "", "replay_seeds": False, "condition_on": "prompt"},
