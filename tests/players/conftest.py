@@ -13,5 +13,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def made(request: pytest.FixtureRequest) -> Path:
     folder = request.config.getoption("--made", default=None)
     if folder is None:
-        pytest.skip("make players teaches them, in a quarter of an hour")
+        pytest.skip("make players teaches them, in less than an hour")
     return folder
