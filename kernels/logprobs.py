@@ -80,11 +80,16 @@ def linear_logprobs(
         chunk_tokens: number of tokens whose probabilities are held at a time: fewer take less memory, more make larger
             matrix products. None is the backend's choice. The eager backend holds all of them.
         backend: "eager" (plain PyTorch, the oracle), "cpu" (csrc/), "triton", or None, which picks by device.
+        group: ranks over which the head's rows are spread, as under tensor parallelism. Each passes its own weight and
+            bias, in the order of the ranks and any number >= 1; V counts all rows. What else is passed is the same on
+            all ranks, and so is what they get. hidden's gradient is summed over the ranks, weight's and bias's are each
+            rank's own. filter_eps then bounds the error of each rank's part of the gradient. None: one process.
 
     Returns: [T] float32 (float64 for float64 inputs), differentiable with respect to hidden, weight and bias.
 
     Raises:
-        ValueError: a wrong shape, dtype, device or range; the message names the argument.
+        ValueError: a wrong shape, dtype, device or range, or one that differs between the ranks of the group; the
+            message names the argument. What one rank refuses, all refuse.
     """
     check_scale("temperature", temperature)
     head, options = resolve_head(

@@ -64,7 +64,7 @@ def linear_policy_loss(
     It is minus the sum of formulas.policy_objective over tokens, weighted by formulas.policy_weights.
 
     Args:
-        hidden, weight, targets, bias, logit_softcap, return_entropy, filter_eps, chunk_tokens, backend: as in
+        hidden, weight, targets, bias, logit_softcap, return_entropy, filter_eps, chunk_tokens, backend, group: as in
             linear_preference_loss.
         cu_seqlens: [N + 1] int32, where each response begins among the T tokens.
         advantages: [N], floating point.
@@ -77,7 +77,7 @@ def linear_policy_loss(
         normalization: "length_normalized", "token_mean" or "sum".
 
     Raises:
-        ValueError: a wrong shape, dtype, device or range; the message names the argument.
+        ValueError: as linear_logprobs.
     """
     require(
         normalization in POLICY_NORMALIZATIONS,

@@ -103,10 +103,10 @@ def linear_preference_loss(
         nll_weight: >= 0, adds nll_weight times the mean over pairs of -log pi(chosen) per token.
         bias: [V] or None. logit_softcap: as in linear_logprobs.
         return_entropy: also return the policy's entropy at each token.
-        filter_eps, chunk_tokens, backend: as in linear_logprobs.
+        filter_eps, chunk_tokens, backend, group: as in linear_logprobs.
 
     Raises:
-        ValueError: a wrong shape, dtype, device or range; the message names the argument.
+        ValueError: as linear_logprobs.
     """
     require(loss in PREFERENCE_LOSSES, f"loss: expected one of {PREFERENCE_LOSSES}, got {loss!r}")
     check_scale("beta", beta)

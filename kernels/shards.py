@@ -1,9 +1,9 @@
 """A head whose rows are spread over the ranks of a process group, as under tensor parallelism.
 
-Each rank's kernels see its own rows, and find a token's log-sum-exp over these alone. A few numbers a token and rank put
-the distributions together (Shoeybi et al. 2019, arXiv 1909.08053, section 3). The rest follows: given the log-sum-exp
-of all rows, the gradient coef (slope onehot - p) with respect to a rank's own logits needs nothing of the others. Where
-the target is another rank's there is no onehot: the slope counts as 0.
+Each rank's kernels see its own rows, and find a token's log-sum-exp over these alone. A few numbers a token and rank
+put the distributions together (Shoeybi et al. 2019, arXiv 1909.08053, section 3). The rest follows: given the
+log-sum-exp of all rows, the gradient coef (slope onehot - p) with respect to a rank's own logits needs nothing of the
+others. Where the target is another rank's there is no onehot: the slope counts as 0.
 """
 
 from dataclasses import replace
@@ -69,9 +69,9 @@ def own_targets(targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
 def gather(tensor: Tensor, group: str) -> Tensor:
     """[ranks, *shape], the tensors of all ranks."""
     members = _members(group)
-    gathered = tensor.new_empty(members.size() * tensor.numel())
-    dist.all_gather_into_tensor(gathered, tensor.flatten(), members)
-    return gathered.view(members.size(), *tensor.shape)
+    gathered = tensor.new_empty(members.size(), *tensor.shape)
+    dist.all_gather(list(gathered), tensor.contiguous(), members)
+    return gathered
 
 
 def sum_over(tensor: Tensor, group: str) -> None:
