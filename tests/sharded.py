@@ -202,6 +202,18 @@ def gradcheck() -> list[bool]:
     return [torch.autograd.gradcheck(of_rank(loss), leaves) for loss in losses]
 
 
+def documented(source: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The loss and the gradients of hidden and of this rank's rows, by the documentation's example."""
+    defined: dict[str, Any] = {}
+    exec(source, defined)
+    p, rows = arguments_of(CASES["dpo"]), rows_of(dist.get_world_size(), dist.get_rank())
+    hidden, head = p["hidden"].requires_grad_(), p["weight"][rows].clone().requires_grad_()
+    reference = p["hidden"].detach() * 0.9, p["weight"][rows]
+    step = defined["tensor_parallel_dpo"]
+    output = step(hidden, head, p["targets"], p["cu_seqlens"], *reference, dist.group.WORLD)
+    return output.loss.detach(), hidden.grad, head.grad
+
+
 REFUSED = {
     "weight: expected": (1, lambda p: {"weight": p["weight"][:, 1:]}),
     "weight: expected [V, 16], V > 0": (2, lambda p: {"weight": p["weight"][:0], "bias": p["bias"][:0]}),
