@@ -132,6 +132,6 @@ class LogSumExp(torch.autograd.Function):
 
 def _members(group: str) -> "ProcessGroup":
     """An operator's arguments are plain values: it knows a group by its name."""
-    from torch.distributed.distributed_c10d import _resolve_process_group
+    from torch.distributed.distributed_c10d import _resolve_process_group  # type: ignore[attr-defined]
 
-    return _resolve_process_group(group)
+    return _resolve_process_group(group)  # type: ignore[arg-type]  # a NewType of str
