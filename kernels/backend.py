@@ -11,12 +11,23 @@ class Head:
     """The LM head, which turns hidden states into logits."""
 
     weight: Tensor
-    """[V, H]."""
+    """[V, H], or this rank's rows of it."""
     bias: Tensor | None
-    """[V]."""
+    """[V], or this rank's part of it."""
     logit_softcap: float
     """0 where there is none."""
     temperature: float
+    group: str | None = None
+    """Name of the process group over whose ranks the rows are spread; None: all of them are here."""
+    before: int = 0
+    """Rows of lower ranks."""
+    after: int = 0
+    """Rows of higher ranks."""
+
+    @property
+    def vocab(self) -> int:
+        """Rows of all ranks."""
+        return self.before + self.weight.size(0) + self.after
 
 
 class Statistics(NamedTuple):
@@ -33,7 +44,8 @@ class Statistics(NamedTuple):
     tile_max: Tensor
     """[tiles, n padded] largest logit of each tile of the vocabulary: the scale of the probabilities in the buffer."""
     mass: Tensor
-    """[n] sum over the vocabulary of probability times the soft-cap's slope; empty without one, where it is 1."""
+    """[n] sum over the weight's rows of probability times the soft-cap's slope; empty where it is 1, as it is without a
+    soft-cap and with all rows."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ class Backend(Protocol):
         Args:
             hidden, head, targets, stats, probs: as in that call.
             coef: [n] float32, the derivative of the loss with respect to each log-prob.
-            slope: [n] float32, the soft-cap's slope at the target's logit.
+            slope: [n] float32, the soft-cap's slope at the target's logit; 0 leaves the target's own term out.
             filter_eps: relative error allowed in the gradient with respect to the logits; 0 keeps all columns.
         """
 

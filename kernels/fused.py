@@ -16,6 +16,7 @@ from advgame.kernels.gradients import cast_gradients, zero_gradients
 from advgame.kernels.operators import flatten
 from advgame.kernels.options import OpOptions, Wanted
 from advgame.kernels.registry import primitives
+from advgame.kernels.shards import join, own_targets, sum_over
 
 
 def pieces(begin: int, end: int, limit: int) -> Iterator[tuple[int, int]]:
@@ -49,6 +50,9 @@ class Workspace:
     def __init__(self, hidden: Tensor, head: Head, targets: Tensor, options: OpOptions):
         self.primitives = primitives(options.backend)
         self.hidden, self.head, self.targets, self.options = hidden, head, targets, options
+        self.here: Tensor | None = None
+        if head.group is not None:
+            self.targets, self.here = own_targets(targets, head)
         self.chunk_tokens = options.chunk_tokens or self.primitives.CHUNK_TOKENS
         self.probs: Tensor | None = None
         tokens = hidden.size(0)
@@ -59,7 +63,7 @@ class Workspace:
         """Statistics of tokens [begin, end); `keep` leaves their probabilities in the buffer for `backward`."""
         if keep and self.probs is None:
             self.probs = self.primitives.probs_buffer(min(self.hidden.size(0), self.chunk_tokens), self.head.weight)
-        return self.primitives.head_forward(
+        stats = self.primitives.head_forward(
             self.hidden[begin:end],
             self.head,
             self.targets[begin:end],
@@ -67,6 +71,9 @@ class Workspace:
             self.options.filter_eps == 0,
             self.probs if keep else None,
         )
+        if self.here is None or self.head.group is None:
+            return stats
+        return join(stats, self.here[begin:end], self.head.group)
 
     def measure(self, begin: int, end: int, keep: bool) -> Statistics:
         """The same, and stores the log-probs and entropies."""
@@ -82,6 +89,8 @@ class Workspace:
         slope = torch.ones_like(stats.logps)
         if self.head.logit_softcap:
             slope = 1 - (stats.target_logit * (self.head.temperature / self.head.logit_softcap)).square()
+        if self.here is not None:
+            slope = slope * self.here[begin:end]
         rows = sums = None if gradients.hidden is None else gradients.hidden[begin:end]
         if rows is not None and rows.dtype != torch.float32:
             sums = rows.new_zeros(rows.shape, dtype=torch.float32)
@@ -96,6 +105,8 @@ class Workspace:
             self.options.filter_eps,
             replace(gradients, hidden=sums),
         )
+        if sums is not None and self.head.group is not None:
+            sum_over(sums, self.head.group)
         if rows is not None and sums is not None and sums is not rows:
             rows.copy_(sums)
 

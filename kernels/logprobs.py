@@ -1,18 +1,21 @@
 """Log-prob of each target token, from hidden states and the LM head."""
 
 from dataclasses import replace
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from advgame.kernels.arguments import check_head, check_scale, check_targets
+from advgame.kernels.arguments import check_scale, check_targets
 from advgame.kernels.backend import Head
 from advgame.kernels.eager import head_logprobs
 from advgame.kernels.fused import Workspace, differentiate_chunks, measure_chunks, pieces
 from advgame.kernels.gradients import traced_gradients
 from advgame.kernels.operators import call, flatten, nest, operator, save_inputs, saved_inputs
-from advgame.kernels.options import OpOptions, Wanted, resolve_options
+from advgame.kernels.options import OpOptions, Wanted, resolve_head
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @overload
@@ -28,6 +31,7 @@ def linear_logprobs(
     filter_eps: float | str = "auto",
     chunk_tokens: int | None = None,
     backend: str | None = None,
+    group: "ProcessGroup | None" = None,
 ) -> Tensor: ...
 
 
@@ -44,6 +48,7 @@ def linear_logprobs(
     filter_eps: float | str = "auto",
     chunk_tokens: int | None = None,
     backend: str | None = None,
+    group: "ProcessGroup | None" = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -59,6 +64,7 @@ def linear_logprobs(
     filter_eps: float | str = "auto",
     chunk_tokens: int | None = None,
     backend: str | None = None,
+    group: "ProcessGroup | None" = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """log softmax(logits / temperature)[target], where logits = hidden weight^T + bias, soft-capped on request.
 
@@ -74,26 +80,32 @@ def linear_logprobs(
         chunk_tokens: number of tokens whose probabilities are held at a time: fewer take less memory, more make larger
             matrix products. None is the backend's choice. The eager backend holds all of them.
         backend: "eager" (plain PyTorch, the oracle), "cpu" (csrc/), "triton", or None, which picks by device.
+        group: ranks over which the head's rows are spread, as under tensor parallelism. Each passes its own weight and
+            bias, in the order of the ranks and any number >= 1; V counts all rows. What else is passed is the same on
+            all ranks, and so is what they get. hidden's gradient is summed over the ranks, weight's and bias's are each
+            rank's own. filter_eps then bounds the error of each rank's part of the gradient. None: one process.
 
     Returns: [T] float32 (float64 for float64 inputs), differentiable with respect to hidden, weight and bias.
 
     Raises:
-        ValueError: a wrong shape, dtype, device or range; the message names the argument.
+        ValueError: a wrong shape, dtype, device or range, or one that differs between the ranks of the group; the
+            message names the argument. What one rank refuses, all refuse.
     """
-    check_head(hidden, weight, targets, bias, logit_softcap)
     check_scale("temperature", temperature)
-    options = resolve_options(hidden, return_entropy, filter_eps, chunk_tokens, backend)
+    head, options = resolve_head(
+        hidden, weight, targets, bias, logit_softcap, temperature, group,
+        with_entropy=return_entropy, filter_eps=filter_eps, chunk_tokens=chunk_tokens, backend=backend,
+    )  # fmt: skip
     if options.backend == "eager":
-        check_targets(targets, weight.size(0))
-        logps, entropy = head_logprobs(hidden, weight, targets, bias, logit_softcap, temperature, return_entropy)
+        check_targets(targets, head.vocab)
+        logps, entropy = head_logprobs(hidden, head, targets, return_entropy)
     else:
-        head = Head(weight, bias, logit_softcap or 0.0, temperature)
         logps, entropy = call(_logprobs_operator, hidden, head, targets, options)
     return (logps, entropy) if return_entropy else logps
 
 
 def _logprobs(hidden: Tensor, head: Head, targets: Tensor, options: OpOptions) -> tuple[Tensor, Tensor]:
-    check_targets(targets, head.weight.size(0))
+    check_targets(targets, head.vocab)
     return measure_chunks(Workspace(hidden, head, targets, options), [(0, hidden.size(0))])
 
 

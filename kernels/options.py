@@ -1,12 +1,18 @@
 """What the callers of all fused losses may choose, resolved and checked."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from advgame.kernels.arguments import require
+from advgame.kernels.arguments import check_head, is_captured, require
+from advgame.kernels.backend import Head
 from advgame.kernels.registry import resolve_backend
+from advgame.kernels.shards import check_group, spread_head
+
+if TYPE_CHECKING:  # a PyTorch built without it has no ProcessGroup
+    from torch.distributed import ProcessGroup
 
 AUTO_FILTER_EPS = 1.2e-3
 """filter_eps="auto": relative errors of 5e-3 (hidden) and 2e-3 (weight) in the gradients, below bfloat16's rounding."""
@@ -32,7 +38,55 @@ class Wanted:
     want_bias: bool
 
 
-def resolve_options(
+def resolve_head(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    logit_softcap: float | None,
+    temperature: float,
+    group: "ProcessGroup | None",
+    *,
+    with_entropy: bool,
+    filter_eps: float | str,
+    chunk_tokens: int | None,
+    backend: str | None,
+) -> tuple[Head, OpOptions]:
+    """The LM head and the options that a public function was given, checked.
+
+    Raises:
+        ValueError: a wrong shape, dtype, device or range, or what differs between the ranks of a group and must not;
+            the message names the argument. What one rank refuses, all refuse.
+    """
+
+    def resolve() -> OpOptions:
+        check_head(hidden, weight, targets, bias, logit_softcap)
+        return _resolve_options(hidden, with_entropy, filter_eps, chunk_tokens, backend)
+
+    head = Head(weight, bias, logit_softcap or 0.0, temperature)
+    if group is None:
+        return head, resolve()
+    check_group(group)
+    require(not is_captured(hidden), "group: its ranks cannot agree while a CUDA graph is captured")
+    same: dict[str, object] = {}
+    refusal = None
+    try:
+        options = resolve()
+        same = {
+            "hidden": f"{hidden.dtype} {list(hidden.shape)}",
+            "targets": f"checksum {(targets * torch.arange(1, len(targets) + 1, device=targets.device)).sum()}",
+            "bias": "None" if bias is None else "one",
+            "logit_softcap": logit_softcap,
+            "temperature": temperature,
+            "requires_grad": wanted_gradients(hidden, weight, bias),
+            **vars(options),
+        }
+    except ValueError as error:
+        refusal = str(error)
+    return spread_head(head, group, same, refusal), options
+
+
+def _resolve_options(
     hidden: Tensor, with_entropy: bool, filter_eps: float | str, chunk_tokens: int | None, backend: str | None
 ) -> OpOptions:
     """Checks the options that a public function was given, and replaces defaults by their values.

@@ -1,13 +1,12 @@
 """The policy loss (GRPO) straight from hidden states and the LM head."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from advgame.kernels.arguments import (
-    check_head,
     check_policy,
     check_scale,
     check_targets,
@@ -21,7 +20,10 @@ from advgame.kernels.eager import head_logprobs
 from advgame.kernels.formulas import POLICY_NORMALIZATIONS, policy_objective, policy_weights
 from advgame.kernels.fused import Workspace, differentiate_chunks, pieces
 from advgame.kernels.gradients import loss_operator, traced_gradients
-from advgame.kernels.options import OpOptions, Wanted, resolve_options, wanted_gradients
+from advgame.kernels.options import OpOptions, Wanted, resolve_head, wanted_gradients
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,14 @@ def linear_policy_loss(
     filter_eps: float | str = "auto",
     chunk_tokens: int | None = None,
     backend: str | None = None,
+    group: "ProcessGroup | None" = None,
 ) -> PolicyOutput:
     """GRPO loss over N responses (Shao et al. 2024, arXiv 2402.03300, eq. 3).
 
     It is minus the sum of formulas.policy_objective over tokens, weighted by formulas.policy_weights.
 
     Args:
-        hidden, weight, targets, bias, logit_softcap, return_entropy, filter_eps, chunk_tokens, backend: as in
+        hidden, weight, targets, bias, logit_softcap, return_entropy, filter_eps, chunk_tokens, backend, group: as in
             linear_preference_loss.
         cu_seqlens: [N + 1] int32, where each response begins among the T tokens.
         advantages: [N], floating point.
@@ -74,7 +77,7 @@ def linear_policy_loss(
         normalization: "length_normalized", "token_mean" or "sum".
 
     Raises:
-        ValueError: a wrong shape, dtype, device or range; the message names the argument.
+        ValueError: as linear_logprobs.
     """
     require(
         normalization in POLICY_NORMALIZATIONS,
@@ -82,18 +85,20 @@ def linear_policy_loss(
     )
     check_weight("beta", beta)
     check_scale("importance_cap", importance_cap)
-    check_head(hidden, weight, targets, bias, logit_softcap)
+    head, options = resolve_head(
+        hidden, weight, targets, bias, logit_softcap, 1.0, group,
+        with_entropy=return_entropy, filter_eps=filter_eps, chunk_tokens=chunk_tokens, backend=backend,
+    )  # fmt: skip
     check_policy(hidden, cu_seqlens, advantages, valid, sampling_logps, reference_logps)
-    options = resolve_options(hidden, return_entropy, filter_eps, chunk_tokens, backend)
     if options.backend == "eager":
-        check_targets(targets, weight.size(0))
+        check_targets(targets, head.vocab)
         read_cu_seqlens(cu_seqlens, hidden.size(0))
-        logps, entropy = head_logprobs(hidden, weight, targets, bias, logit_softcap, 1.0, return_entropy)
+        logps, entropy = head_logprobs(hidden, head, targets, return_entropy)
         weights, token_advantages = _per_token(cu_seqlens, advantages, valid, normalization, logps, len(logps))
         objective, _ = policy_objective(logps, token_advantages, sampling_logps, reference_logps, importance_cap, beta)
         loss = -(weights * objective).sum()
     else:
-        head, wanted = Head(weight, bias, logit_softcap or 0.0, 1.0), wanted_gradients(hidden, weight, bias)
+        wanted = wanted_gradients(hidden, weight, bias)
         loss, logps, entropy, *_ = _policy_operator(
             hidden, head, targets, options, wanted, cu_seqlens, advantages, sampling_logps, reference_logps, valid,
             beta, importance_cap, normalization,
@@ -127,7 +132,7 @@ def _policy(
     normalization: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(loss, logps, entropy, and the loss's gradients with respect to hidden, weight and bias)."""
-    check_targets(targets, head.weight.size(0))
+    check_targets(targets, head.vocab)
     tokens = hidden.size(0)
     if not is_captured(hidden):
         read_cu_seqlens(cu_seqlens, tokens)

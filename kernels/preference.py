@@ -1,13 +1,12 @@
 """Preference losses (DPO, IPO) straight from hidden states and the LM head."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from advgame.kernels.arguments import (
-    check_head,
     check_pairs,
     check_scale,
     check_targets,
@@ -21,7 +20,10 @@ from advgame.kernels.eager import head_logprobs
 from advgame.kernels.formulas import PREFERENCE_LOSSES, PairTerms, pair_losses
 from advgame.kernels.fused import Workspace, differentiate_chunks, group_into_chunks
 from advgame.kernels.gradients import loss_operator, traced_gradients
-from advgame.kernels.options import OpOptions, Wanted, resolve_options, wanted_gradients
+from advgame.kernels.options import OpOptions, Wanted, resolve_head, wanted_gradients
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def linear_preference_loss(
     filter_eps: float | str = "auto",
     chunk_tokens: int | None = None,
     backend: str | None = None,
+    group: "ProcessGroup | None" = None,
 ) -> PreferenceOutput:
     """Mean loss over N (chosen, rejected) pairs of responses.
 
@@ -100,27 +103,29 @@ def linear_preference_loss(
         nll_weight: >= 0, adds nll_weight times the mean over pairs of -log pi(chosen) per token.
         bias: [V] or None. logit_softcap: as in linear_logprobs.
         return_entropy: also return the policy's entropy at each token.
-        filter_eps, chunk_tokens, backend: as in linear_logprobs.
+        filter_eps, chunk_tokens, backend, group: as in linear_logprobs.
 
     Raises:
-        ValueError: a wrong shape, dtype, device or range; the message names the argument.
+        ValueError: as linear_logprobs.
     """
     require(loss in PREFERENCE_LOSSES, f"loss: expected one of {PREFERENCE_LOSSES}, got {loss!r}")
     check_scale("beta", beta)
     check_weight("nll_weight", nll_weight)
     require(0 <= label_smoothing < 0.5, f"label_smoothing: expected [0, 0.5), got {label_smoothing}")
     require(loss == "dpo" or label_smoothing == 0, "label_smoothing: defined for loss='dpo' only")
-    check_head(hidden, weight, targets, bias, logit_softcap)
+    head, options = resolve_head(
+        hidden, weight, targets, bias, logit_softcap, 1.0, group,
+        with_entropy=return_entropy, filter_eps=filter_eps, chunk_tokens=chunk_tokens, backend=backend,
+    )  # fmt: skip
     check_pairs(cu_seqlens, reference_logps, hidden.device)
     terms = PairTerms(loss, beta, length_normalize, label_smoothing, nll_weight)
-    options = resolve_options(hidden, return_entropy, filter_eps, chunk_tokens, backend)
     if options.backend == "eager":
-        check_targets(targets, weight.size(0))
+        check_targets(targets, head.vocab)
         read_cu_seqlens(cu_seqlens, hidden.size(0))
-        logps, entropy = head_logprobs(hidden, weight, targets, bias, logit_softcap, 1.0, return_entropy)
+        logps, entropy = head_logprobs(hidden, head, targets, return_entropy)
         total, sequence_logps, rewards = _mean_loss(logps, cu_seqlens, reference_logps, terms)
     else:
-        head, wanted = Head(weight, bias, logit_softcap or 0.0, 1.0), wanted_gradients(hidden, weight, bias)
+        wanted = wanted_gradients(hidden, weight, bias)
         total, sequence_logps, rewards, entropy, *_ = _preference_operator(
             hidden, head, targets, options, wanted, cu_seqlens, reference_logps, terms
         )
@@ -174,7 +179,7 @@ def _preference(
     terms: PairTerms,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(loss, sequence_logps, rewards, entropy, and the loss's gradients with respect to hidden, weight and bias)."""
-    check_targets(targets, head.weight.size(0))
+    check_targets(targets, head.vocab)
     workspace = Workspace(hidden, head, targets, options)
     lengths, tokens = cu_seqlens.diff().long(), hidden.size(0)
     if is_captured(hidden):  # the pairs' boundaries cannot be read: all of them are one chunk

@@ -99,7 +99,10 @@ def test_helpers_of_the_benches_import_no_bench():
         assert not scripts & {name.split(".")[0] for name in imports(file)}, file
 
 
-def test_processes_meet_in_two_places_only():
+def test_processes_meet_in_few_places_only():
+    for file in sources("kernels"):
+        used = {name for name in imports(file) if name.startswith("torch.distributed")}
+        assert file == ROOT / "kernels/shards.py" or used <= {"torch.distributed.ProcessGroup"}, file
     for file in sources("trainer"):
         if file != ROOT / "trainer/base/collectives.py" and room(file) != "engines":
             assert not any(name.startswith("torch.distributed") for name in imports(file)), file

@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import sharded
 import torch
+from problems import error
+from ranks import on_ranks
 from transformers import LlamaConfig, LlamaForCausalLM
 
 ROOT = Path(__file__).parents[2]
@@ -12,11 +15,15 @@ PAGES = {page.relative_to(ROOT).as_posix(): page for page in [*ROOT.glob("*.md")
 PAIRS = [([1, 2, 3], [4, 5], [6, 7, 8]), ([9, 1], [2, 2, 2, 2], [3])]
 
 
+def source(page: str) -> str:
+    """The page's Python blocks, one after another."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", PAGES[page].read_text(encoding="utf-8"), re.DOTALL))
+
+
 def run(page: str) -> dict:
-    """What the page's Python blocks define, run one after another."""
+    """What they define."""
     namespace = {}
-    for block in re.findall(r"```python\n(.*?)```", PAGES[page].read_text(encoding="utf-8"), re.DOTALL):
-        exec(block, namespace)
+    exec(source(page), namespace)
     return namespace
 
 
@@ -80,3 +87,20 @@ def test_the_padded_replacement(guide):
     reference_logps = torch.stack([logps(reference, p, r).detach() for p, r in rows])
     output = guide["fused_dpo_loss"](policy, input_ids, attention_mask, completion_mask, reference_logps, beta=0.1)
     assert output.loss.item() == pytest.approx(expected_loss(policy, reference), abs=1e-5)
+
+
+def test_the_loss_over_two_ranks():
+    losses, of_hidden, of_rows = zip(*on_ranks(2, sharded.documented, source("docs/kernels/index.md")), strict=True)
+    p = sharded.in_float64(sharded.arguments_of(sharded.CASES["dpo"]))
+    hidden, head = p["hidden"].requires_grad_(), p["weight"].requires_grad_()
+
+    def sums(states):
+        tokens = (states @ head.T).log_softmax(-1).gather(1, p["targets"][:, None])[:, 0]
+        return torch.stack([part.sum() for part in tokens.split(p["cu_seqlens"].diff().tolist())])
+
+    ratios = sums(hidden) - sums(0.9 * hidden).detach()
+    expected = -torch.nn.functional.logsigmoid(0.1 * (ratios[0::2] - ratios[1::2])).mean()
+    expected.backward()
+    assert losses[0] == losses[1] == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.equal(*of_hidden) and error(of_hidden[0], hidden.grad) < 5e-3
+    assert error(torch.cat(of_rows), head.grad) < 5e-3
