@@ -28,7 +28,10 @@ autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 
 # Names in annotations whose pages are elsewhere: links to them would need a network.
-nitpick_ignore_regex = [("py:.*", r"(torch|collections|typing|enum|pathlib)\..*"), ("py:.*", r"(Tensor|Path|ProcessGroup|optional)")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|collections|typing|enum|pathlib)\..*"),
+    ("py:.*", r"(Tensor|Path|ProcessGroup|optional)"),
+]
 
 
 class Settings(SphinxDirective):
