@@ -15,7 +15,7 @@ def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[
     """What the function returns on each rank. It is found by its module, which is on the path, and its name."""
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(_rank, (ranks, Path(folder), function, arguments), nprocs=ranks)
-        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
 
 
 def _rank(rank: int, ranks: int, folder: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
