@@ -63,8 +63,8 @@ def test_a_wrong_sign_shows(tmp_path, first_players, monkeypatch, flipped):
 
     right = PAIRS[flipped]
 
-    def wrong(games, min_gap):
-        return [Pair(pair.rejected, pair.chosen) for pair in right(games, min_gap)]
+    def wrong(games, *settings):
+        return [Pair(pair.rejected, pair.chosen) for pair in right(games, *settings)]
 
     monkeypatch.setitem(PAIRS, flipped, wrong)
     first_attacker, first_defender = first_players

@@ -7,19 +7,22 @@ from operator import itemgetter
 from advgame.trainer.records import Attack, Game, Pair, Response, Rollout
 
 
-def attacker_pairs(games: list[Game], min_gap: float = 0.0) -> list[Pair]:
-    """At most one pair for each seed: its best attack and its worst."""
-    return _pairs([game.attacks for game in games], min_gap)
+def attacker_pairs(games: list[Game], min_gap: float = 0.0, first_tokens: int | None = None) -> list[Pair]:
+    """At most one pair for each seed: its best attack and its worst, up to that many tokens of each."""
+    return _pairs([game.attacks for game in games], min_gap, first_tokens)
 
 
-def defender_pairs(games: list[Game], min_gap: float = 0.0) -> list[Pair]:
-    """At most one pair for each valid attack: its best response and its worst."""
-    return _pairs([attack.responses for game in games for attack in game.shown if attack.outcome.valid], min_gap)
+def defender_pairs(games: list[Game], min_gap: float = 0.0, first_tokens: int | None = None) -> list[Pair]:
+    """At most one pair for each valid attack: its best response and its worst, up to that many tokens of each."""
+    valid = [attack.responses for game in games for attack in game.shown if attack.outcome.valid]
+    return _pairs(valid, min_gap, first_tokens)
 
 
-def _pairs(groups: list[Sequence[Attack] | Sequence[Response]], min_gap: float) -> list[Pair]:
-    pairs = [_pair(candidates, min_gap) for candidates in groups]
-    return [pair for pair in pairs if pair is not None]
+def _pairs(groups: list[Sequence[Attack] | Sequence[Response]], min_gap: float, first_tokens: int | None) -> list[Pair]:
+    pairs = [pair for candidates in groups if (pair := _pair(candidates, min_gap)) is not None]
+    if first_tokens is None:
+        return pairs
+    return [Pair(_cut(pair.chosen, first_tokens), _cut(pair.rejected, first_tokens)) for pair in pairs]
 
 
 def _pair(candidates: Sequence[Attack] | Sequence[Response], min_gap: float) -> Pair | None:

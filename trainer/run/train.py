@@ -175,7 +175,7 @@ def items(learner: Learner, games: list[Game]) -> Sequence[Item]:
     """What a player learns from: groups for GRPO, pairs for the other losses."""
     if learner.config.loss.name == "grpo":
         return GROUPS[learner.name](games)
-    return PAIRS[learner.name](games, learner.config.min_gap)
+    return PAIRS[learner.name](games, learner.config.min_gap, learner.config.first_tokens)
 
 
 def turn(config: Config, step: int) -> tuple[str, ...]:

@@ -161,6 +161,12 @@ class PlayerConfig:
         "the reference's log-probs: those of the moving average when it sampled (free), or as it is now",
     )
     min_gap: float = setting(0.0, "smallest difference between the rewards of a pair (dpo and ipo)", low=0)
+    first_tokens: int | None = setting(
+        None,
+        "a pair's two completions are learnt from up to this token, for a player whose first words decide (dpo and "
+        "ipo); null: to their ends",
+        low=1,
+    )
     lora: LoraConfig = section(LoraConfig, "adapters over a frozen model, which players with the same model share")
     precision: Precision = setting(
         "auto",

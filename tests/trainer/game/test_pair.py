@@ -55,6 +55,15 @@ def test_the_first_counts_on_ties_and_none_without_a_reward():
     assert pair.chosen is responses[2].rollout and pair.rejected is responses[1].rollout
 
 
+@pytest.mark.parametrize(("first_tokens", "lengths"), [(1, (1, 1)), (3, (3, 2)), (9, (5, 2)), (None, (5, 2))])
+def test_only_the_first_tokens_may_count(first_tokens, lengths):
+    game = Game(SEED, (attack(0.0, response(8.0, 5), response(2.0, 2)),))
+    (pair,) = defender_pairs([game], 0.0, first_tokens)
+    for kept, whole, length in zip((pair.chosen, pair.rejected), game.attacks[0].responses, lengths, strict=True):
+        assert kept.token_ids == whole.rollout.token_ids[:length] and len(kept.logprobs) == length
+        assert kept.prompt_ids == whole.rollout.prompt_ids
+
+
 def test_pairs_may_need_a_gap():
     game = Game(SEED, (attack(0.0, response(8.0), response(2.0)), attack(2.0, response(4.0), response(3.0))))
     assert len(attacker_pairs([game], 2.0)) == 1 and not attacker_pairs([game], 2.1)
