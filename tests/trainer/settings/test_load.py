@@ -64,7 +64,8 @@ PAPER_LOSS = {
 }  # fmt: skip
 PAPER_PLAYER = {
     "train": True, "samples": 2, "ema_decay": 0.95, "reference_decay": None, "sample_from": "ema",
-    "reference": "rollout", "min_gap": 0.0, "first_tokens": None, "precision": "auto", "judge": "pairwise", "loss": PAPER_LOSS,
+    "reference": "rollout", "min_gap": 0.0, "first_tokens": None, "precision": "auto",
+    "judge": "pairwise", "loss": PAPER_LOSS,
     "sampling": {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 2048, "batch_size": 64, "precision": "auto"},
     "lora": {"rank": 0, "alpha": 32.0},
     "optimizer": {
