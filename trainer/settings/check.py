@@ -50,6 +50,10 @@ def check(config: Config) -> None:
                 f"{name}.optimizer.max_loss_ratio={player.optimizer.max_loss_ratio}: grpo's losses lie around 0, and "
                 f"their ratio means nothing; set it to null"
             )
+        if player.first_tokens is not None and player.loss.name == "grpo":
+            raise ConfigError(
+                f"{name}.first_tokens={player.first_tokens}: for dpo and ipo only, not grpo; set it to null"
+            )
     if config.attacker.reward_from == "best" and config.defender.judge == "none":
         raise ConfigError(
             "attacker.reward_from=best needs the defender's rewards, but defender.judge=none; "

@@ -162,6 +162,11 @@ def test_shipped_configs_load(name, steps, monkeypatch, request):
         ("defender.optimizer.lr=11", ["defender.optimizer.lr=11", "weight_decay=0.1", "lower one of the two"]),
         ("attacker.optimizer.weight_decay=1e9", ["attacker.optimizer.lr=1e-06", "weight_decay=1000000000.0"]),
         ("attacker.optimizer.max_loss_ratio=0.5", ["attacker.optimizer.max_loss_ratio=0.5", "at least 1"]),
+        ("defender.first_tokens=0", ["defender.first_tokens=0", "at least 1"]),
+        (
+            "defender.loss.name=grpo defender.first_tokens=8",
+            ["defender.first_tokens=8", "not grpo", "set it to null"],
+        ),
         (
             "attacker.loss.name=grpo attacker.optimizer.max_loss_ratio=5",
             ["attacker.optimizer.max_loss_ratio=5.0", "set it to null"],
