@@ -1,6 +1,6 @@
 """Rewards -> preference pairs, for DPO and IPO."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import itemgetter
 
@@ -18,7 +18,9 @@ def defender_pairs(games: list[Game], min_gap: float = 0.0, first_tokens: int | 
     return _pairs(valid, min_gap, first_tokens)
 
 
-def _pairs(groups: list[Sequence[Attack] | Sequence[Response]], min_gap: float, first_tokens: int | None) -> list[Pair]:
+def _pairs(
+    groups: Iterable[Sequence[Attack] | Sequence[Response]], min_gap: float, first_tokens: int | None
+) -> list[Pair]:
     pairs = [pair for candidates in groups if (pair := _pair(candidates, min_gap)) is not None]
     if first_tokens is None:
         return pairs
