@@ -1,7 +1,9 @@
 """Packs through a model of a known type: its attention is replaced, everything else is the model's own."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +11,13 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from advgame.kernels import PrefixTree, linear_logprobs, shared_prefix_attention
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.learn.collate import Batch
-from advgame.trainer.learn.loss import LossOutput, Objective
+from advgame.trainer.learn.loss import Objective
 from advgame.trainer.models.families import MODEL_TYPES, check_layers
-from advgame.trainer.models.head import head
+from advgame.trainer.models.head import Head, with_head
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.packs import Group, Pack, pack
+
+T = TypeVar("T")
 
 ATTENTION = "advgame_shared_prefix"
 
@@ -25,24 +28,26 @@ class Player(nn.Module):
     Its parameters are the policy's own. For an adapter these are fewer than the model's, which other players share.
     """
 
-    def __init__(self, policy: Policy, objective: Objective):
+    def __init__(self, policy: Policy, objective: Objective, hooked: bool = False):
+        """hooked: whether the engine sees gradients by autograd's hooks only, so that embeddings must go through it."""
         super().__init__()
         self.model = policy.model
-        self.policy, self.objective = policy, objective
+        self.policy, self.objective, self.hooked = policy, objective, hooked
 
     @property
     def device(self) -> torch.device:
         return self.model.device
 
-    def forward(self, batch: Batch) -> LossOutput:
-        """The loss of a batch.
+    def forward(self, pack: Pack, use: Callable[[Tensor, Head], T]) -> T:
+        """What `use` makes of the states that predict response tokens and of the LM head: a loss, or log-probs.
 
         Open `packed_attention`, and `recomputing` if memory is short, around this and the backward pass together:
         what the backward pass computes again must be computed in the same way.
         """
         self.policy.activate()
-        hidden = response_hidden(self.policy, batch.pack, embed(self.model, batch.pack))
-        return self.objective(hidden, head(self.model, hidden.dtype), batch)
+        embeddings = None if self.hooked else embed(self.model, pack)
+        hidden = response_hidden(self.policy, pack, embeddings)
+        return with_head(self.model, hidden, use)
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -56,13 +61,17 @@ def response_hidden(policy: Policy, pack: Pack, embeddings: Tensor | None = None
 
     They are of the dtype of the policy's products. The adapter must be active.
 
-    embeddings: [T, H], of `embed`; None leaves them, and their gradient, to the model.
+    embeddings: [T, H], of `embed`; None leaves them, and their gradient, to the model and autograd.
     """
     model, dtype = policy.model, policy.products
-    tokens = {"input_ids": pack.input_ids[None]} if embeddings is None else {"inputs_embeds": embeddings[None]}
+    if embeddings is None:
+        embeddings = model.get_input_embeddings()(pack.input_ids).float()  # and with them what layers add to
     with torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         states = model.base_model(
-            **tokens, position_ids=pack.position_ids[None], use_cache=False, layout=pack.layout
+            inputs_embeds=embeddings[None],
+            position_ids=pack.position_ids[None],
+            use_cache=False,
+            layout=pack.layout,
         ).last_hidden_state[0]
     return states[pack.predictors].to(dtype)
 
@@ -93,7 +102,12 @@ def reference_logps(policy: Policy, pack: Pack) -> Tensor:
     policy.activate()
     with packed_attention(policy.model):
         hidden = response_hidden(policy, pack)
-        return linear_logprobs(hidden, targets=pack.targets, **head(policy.model, hidden.dtype))
+        return with_head(policy.model, hidden, partial(logprobs, pack=pack))
+
+
+def logprobs(hidden: Tensor, head: Head, pack: Pack) -> Tensor:
+    """[R] log-probs of the pack's response tokens."""
+    return linear_logprobs(hidden, targets=pack.targets, **head)
 
 
 @contextmanager

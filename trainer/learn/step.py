@@ -1,8 +1,9 @@
 """A player's optimiser step: items are collated, forwarded and differentiated, the weights step, averages follow."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from advgame.trainer.base import collectives
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.engines.base import Engine
 from advgame.trainer.engines.single import SingleEngine
+from advgame.trainer.engines.zero import ZeroEngine
 from advgame.trainer.learn.collate import Batch, collate, group_of
 from advgame.trainer.learn.forward import Player, check_packable, packed_attention, reference_logps
 from advgame.trainer.learn.loss import Objective, make_objective
@@ -19,7 +21,7 @@ from advgame.trainer.learn.track import track
 from advgame.trainer.models.policy import PlayerPolicies
 from advgame.trainer.packs import GroupTooLarge
 from advgame.trainer.records import Item
-from advgame.trainer.settings.schema import OptimizerConfig, PlayerConfig
+from advgame.trainer.settings.schema import OptimizerConfig, PlayerConfig, ZeroConfig
 
 
 @dataclass(frozen=True)
@@ -28,23 +30,34 @@ class Learner:
 
     name: str
     player: Player
+    forward: Callable
+    """The player, by way of its engine."""
     engine: Engine
     policies: PlayerPolicies
     config: PlayerConfig
 
 
 def make_learner(
-    name: str, policies: PlayerPolicies, config: PlayerConfig, objective: Objective | None = None
+    name: str,
+    policies: PlayerPolicies,
+    config: PlayerConfig,
+    objective: Objective | None = None,
+    zero: ZeroConfig | None = None,
 ) -> Learner:
     """A frozen player gets no gradients, and its moving averages stay what they are.
 
-    name: attacker or defender. objective: None is that of the settings. Raises ConfigError if the model cannot be
-    trained in packs.
+    name: attacker or defender. objective: None is that of the settings. zero: what the ranks share out; None: nothing.
+    Raises ConfigError if the model cannot be trained in packs.
     """
     check_packable(policies.policy, config.model)
-    player = Player(policies.policy, objective or make_objective(config.loss))
+    shared = zero is not None and zero.stage > 0 and config.train
+    player = Player(policies.policy, objective or make_objective(config.loss), hooked=shared)
     player.requires_grad_(config.train)
-    return Learner(name, player, SingleEngine(player.named_parameters(), config.optimizer), policies, config)
+    if zero is None or not shared:
+        engine = SingleEngine(player.named_parameters(), config.optimizer)
+        return Learner(name, player, player, engine, policies, config)
+    sharded = ZeroEngine(player, config.optimizer, zero, policies.policy.products)
+    return Learner(name, player, sharded.forward, sharded, policies, config)
 
 
 def learn(
@@ -106,7 +119,7 @@ def accumulate(
     recompute = recompute or ("layers" if learner.config.optimizer.checkpoint_activations else "cheap")
     for batch in batches(learner, items, share_prefixes):
         with packed_attention(model), recomputing(model, recompute):
-            output = learner.player(batch)
+            output = learner.forward(batch.pack, partial(learner.player.objective, batch=batch))
             loss = output.loss * batch.share
             learner.engine.backward(loss)
         means = {"loss": loss.detach()} | {name: value / len(items) for name, value in output.sums.items()}

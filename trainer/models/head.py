@@ -1,6 +1,7 @@
 """The LM head, as the losses of advgame.kernels take it."""
 
-from typing import TypedDict
+from collections.abc import Callable
+from typing import TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -8,6 +9,9 @@ from transformers import PreTrainedModel
 
 from advgame.kernels import linear_logprobs
 from advgame.trainer.base.errors import ConfigError
+
+
+T = TypeVar("T")
 
 
 class Head(TypedDict):
@@ -24,6 +28,19 @@ def head(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Head:
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     weight, bias = (t if t is None or dtype is None else t.to(dtype) for t in (linear.weight, linear.bias))
     return {"weight": weight, "bias": bias, "logit_softcap": softcap}
+
+
+def with_head(model: PreTrainedModel, hidden: Tensor, use: Callable[[Tensor, Head], T]) -> T:
+    """What `use` makes of hidden states and the model's LM head, inside the head's own forward pass.
+
+    Where weights are sharded, it is there that the head's are whole.
+    """
+    layer = model.get_output_embeddings()
+    layer.forward = lambda states: use(states, head(model, states.dtype))
+    try:
+        return layer(hidden)
+    finally:
+        del layer.forward
 
 
 @torch.no_grad()

@@ -286,6 +286,20 @@ class ReportConfig:
 
 
 @dataclass
+class ZeroConfig:
+    stage: Literal[0, 1, 2, 3] = setting(
+        3, "what the ranks share out: the optimiser's state (1), gradients too (2), weights too (3); 0: nothing",
+        resume=True,
+    )  # fmt: skip
+    offload: Literal["none", "optimizer", "idle_player"] = setting(
+        "none",
+        "what is kept in the memory of the host: the optimiser's state and its step, or whatever the player that is "
+        "not learning needs for that; CUDA only",
+        resume=True,
+    )
+
+
+@dataclass
 class Config:
     output_dir: str = setting("runs/default", "folder of all output; an unfinished run in it is resumed", resume=True)
     seed: int = setting(0, "seed of all random numbers", low=0)
@@ -298,6 +312,11 @@ class Config:
         "joint", "joint: both players learn at every step; sequential: they take turns, the attacker first"
     )
     steps_per_turn: int = setting(50, "steps of each turn (sequential)", low=1)
+    engine: Literal["single", "zero"] = setting(
+        "single", "who holds the weights: every rank all of them (single), or the ranks together by DeepSpeed (zero)",
+        resume=True,
+    )  # fmt: skip
+    zero: ZeroConfig = section(ZeroConfig, "what ranks share out, and what the host keeps (engine=zero)")
     attention: Literal["auto", "aten", "fa3", "fa4"] = setting(
         "auto",
         "on CUDA, whose FlashAttention runs: torch's own (aten), flash-attn-3 (fa3) or flash-attn-4 (fa4); auto: the "

@@ -174,7 +174,7 @@ def test_a_players_parameters_are_the_policys_own():
     other.activate()  # as another player did last
     (batch,) = collate(pairs(), len, 1000, CPU)
     with packed_attention(player.model):
-        player(batch).loss.backward()
+        player(batch.pack, partial(player.objective, batch=batch)).loss.backward()
     assert all(parameter.grad is not None for parameter in parameters.values())
     assert all(parameter.grad is None for parameter in other.named_parameters().values())
     assert all((p.grad is not None) == (name in parameters) for name, p in base.model.named_parameters())
