@@ -40,7 +40,7 @@ def replacing(file: Path) -> Iterator[Path]:
     if file.is_dir():
         raise ConfigError(f"{file}: cannot be written, a folder is in its place; remove it")
     half = _hidden(file)
-    with _writing(file):
+    with writing(file):
         try:
             yield half
             _flush(half)
@@ -51,7 +51,7 @@ def replacing(file: Path) -> Iterator[Path]:
 
 def write_text(file: Path, text: str) -> None:
     """Replaces the file, and makes its folder if need be."""
-    with _writing(file):
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as half:
         half.write_text(text, encoding="utf-8")
@@ -60,7 +60,7 @@ def write_text(file: Path, text: str) -> None:
 def append_record(file: Path, record: dict) -> None:
     """Adds a line of JSON, in full or not at all, which is on the disk when this returns."""
     line = memoryview((json.dumps(record) + "\n").encode())
-    with _writing(file), file.open("ab", buffering=0) as out:
+    with writing(file), file.open("ab", buffering=0) as out:
         before = os.fstat(out.fileno()).st_size
         try:
             while line:  # a disk that fills up takes a part, and says so only when asked to take the rest
@@ -82,7 +82,7 @@ def read_records(file: Path) -> list[dict]:
 def truncate(file: Path, size: int) -> None:
     """Keeps the first `size` bytes of a file, if there is one."""
     if file.exists():
-        with _writing(file):
+        with writing(file):
             os.truncate(file, size)
 
 
@@ -132,7 +132,7 @@ def make_folder(folder: Path, setting: str) -> None:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder to fill, which then replaces `folder`; what killed processes left behind is removed."""
     half = _hidden(folder)
-    with _writing(folder):
+    with writing(folder):
         for leftover in folder.parent.glob(f".{folder.name.split('-')[0]}*.tmp"):
             shutil.rmtree(leftover)
         half.mkdir(parents=True)
@@ -150,7 +150,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 @contextmanager
 def adding_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder to fill, which then becomes `folder`, unless another process was faster."""
-    with _writing(folder):
+    with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
@@ -166,7 +166,7 @@ def adding_folder(folder: Path) -> Iterator[Path]:
 
 def remove_folder(folder: Path) -> None:
     """Hides the folder first, so that nobody takes half a folder for a whole one."""
-    with _writing(folder):
+    with writing(folder):
         shutil.rmtree(folder.rename(_hidden(folder)))
 
 
@@ -176,7 +176,7 @@ def free_space(path: Path) -> int:
 
 
 @contextmanager
-def _writing(target: Path) -> Iterator[None]:
+def writing(target: Path) -> Iterator[None]:
     """Turns a failure that is the disk's into a WriteError: it names the target, whatever half of it failed."""
     try:
         yield

@@ -7,19 +7,23 @@ Nothing here is global to the process: neither HfDeepSpeedConfig nor zero.Init i
 layers (which would replace torch's everywhere) are off.
 """
 
+import io
 import logging
-import math
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 from torch.nn import Parameter
 
 from advgame.trainer.base import collectives
+from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.settings.schema import OptimizerConfig, ZeroConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -54,10 +58,12 @@ class ZeroEngine:
         """dtype: of the weights, float32 or bfloat16."""
         deepspeed = import_deepspeed()
         named = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self._optimizer = _AdamW(groups_of(named.values(), config), lr=config.lr, betas=tuple(config.betas), fused=True)
-        self._engine: Any = deepspeed.initialize(
-            model=module, optimizer=self._optimizer, config=settings_of(config, zero, dtype)
-        )[0]
+        beta1, beta2 = config.betas
+        self._optimizer = _AdamW(groups_of(named.values(), config), lr=config.lr, betas=(beta1, beta2), fused=True)
+        with redirect_stdout(io.StringIO()):  # it reports its memory
+            self._engine: Any = deepspeed.initialize(
+                model=module, optimizer=self._optimizer, config=settings_of(config, zero, dtype)
+            )[0]
         self._parameters = named
         self._shards: list[Tensor] = masters_of(self._engine.optimizer)
         self._places = {name: place_of(p, self._engine.optimizer) for name, p in named.items()}
@@ -91,16 +97,67 @@ class ZeroEngine:
     def shards(self) -> list[Tensor]:
         return self._shards
 
+    def state(self) -> dict[str, Tensor]:
+        """As SingleEngine's, whatever the stage and the number of processes. The first has it, the others nothing."""
+        states = [self._optimizer.state.get(shard, {}) for shard in self._shards]
+        if not all(states):
+            return {}
+        steps = max(float(state["step"]) for state in states)
+        tensors = {}
+        for name in self._parameters:
+            for field in MOMENTS:
+                whole = self._whole(name, [state[field] for state in states])
+                if collectives.rank() == 0:
+                    tensors[f"{name}/{field}"] = whole.cpu()
+            if collectives.rank() == 0:
+                tensors[f"{name}/step"] = torch.tensor(steps)
+        return tensors
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Restores what `state` returned in the first process; here, all processes need it."""
+        if not tensors:
+            return
+        steps = max(float(tensors[f"{name}/step"]) for name in self._parameters)
+        for shard in self._shards:
+            state = {field: torch.zeros_like(shard) for field in MOMENTS}
+            self._optimizer.state[shard] = {"step": torch.tensor(steps, device=shard.device)} | state
+        for field in MOMENTS:
+            shards = [self._optimizer.state[shard][field] for shard in self._shards]
+            self.take(shards, ((name, tensors[f"{name}/{field}"]) for name in self._parameters))
+
+    @torch.no_grad()
+    def take(self, shards: list[Tensor], weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Puts this process's part of each whole weight into its shards."""
+        for name, whole in weights:
+            if place := self._places[name]:
+                place.of(shards).copy_(whole.flatten().narrow(0, place.start, place.size))
+
+    @contextmanager
+    def lending(self, shards: list[Tensor]) -> Iterator[None]:
+        """Inside, the module computes with other weights of the same layout, and `shards` holds its own."""
+        self._exchange(shards)
+        try:
+            yield
+        finally:
+            self._exchange(shards)
+
+    @torch.no_grad()
+    def _exchange(self, shards: list[Tensor]) -> None:
+        for own, other in zip(self._shards, shards, strict=True):
+            kept = own.clone()
+            own.copy_(other)
+            other.copy_(kept)
+        refresh(self._engine.optimizer)
+
     @torch.no_grad()
     def _whole(self, name: str, shards: list[Tensor]) -> Tensor:
         """A parameter, put together from all processes' parts of it."""
         parameter, place = self._parameters[name], self._places[name]
-        shape = getattr(parameter, "ds_shape", parameter.shape)  # a sharded parameter is empty
-        whole = torch.zeros(math.prod(shape), device=parameter.device)
+        whole = torch.zeros(numel(parameter), device=parameter.device)
         if place:
             whole.narrow(0, place.start, place.size).copy_(place.of(shards))
         dist.all_reduce(whole)
-        return whole.view(shape)
+        return whole.view(getattr(parameter, "ds_shape", parameter.shape))
 
 
 class _AdamW(torch.optim.AdamW):
@@ -112,11 +169,26 @@ class _AdamW(torch.optim.AdamW):
             super().step(closure)
 
 
+def numel(parameter: Parameter) -> int:
+    """Of the whole parameter: one that is sharded is empty."""
+    return getattr(parameter, "ds_numel", parameter.numel())
+
+
 def import_deepspeed() -> Any:
     os.environ.setdefault("DS_ACCELERATOR", collectives.device().type)
-    import deepspeed  # slow
-
-    deepspeed.utils.logger.setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of names that it uses
+    try:
+        import deepspeed  # slow
+    except ImportError as error:
+        raise ConfigError(
+            "engine=zero: deepspeed is not installed (DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed); "
+            "install it, or set engine=single"
+        ) from error
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    if not dist.is_initialized():  # a single process
+        dist.init_process_group(
+            "nccl" if torch.cuda.is_available() else "gloo", store=HashStore(), rank=0, world_size=1
+        )
     return deepspeed
 
 
@@ -156,7 +228,19 @@ def masters_of(optimizer: Any) -> list[Tensor]:
     raise NotImplementedError(type(optimizer).__name__)
 
 
-def place_of(parameter: Parameter, optimizer: Any) -> Place | None:
+def refresh(optimizer: Any) -> None:
+    """The weights follow their masters, as after a step."""
+    if not hasattr(optimizer, "fp32_partitioned_groups_flat"):
+        optimizer.update_lp_params()
+        return
+    optimizer._partition_all_parameters()
+    for group in range(len(optimizer.fp16_groups)):
+        optimizer._reassign_or_swap_out_partitioned_parameters(group)
+    if optimizer.persistent_parameters:  # small ones, which stay whole
+        optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+
+def place_of(parameter: Any, optimizer: Any) -> Place | None:
     """Where this process has its part of a parameter; None if it has none."""
     if hasattr(parameter, "ds_id"):
         shard, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]

@@ -1,6 +1,6 @@
 """Packs through a model of a known type: its attention is replaced, everything else is the model's own."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
@@ -44,10 +44,8 @@ class Player(nn.Module):
         Open `packed_attention`, and `recomputing` if memory is short, around this and the backward pass together:
         what the backward pass computes again must be computed in the same way.
         """
-        self.policy.activate()
-        embeddings = None if self.hooked else embed(self.model, pack)
-        hidden = response_hidden(self.policy, pack, embeddings)
-        return with_head(self.model, hidden, use)
+        with self.policy.ready():
+            return forward(self.policy, pack, use, None if self.hooked else embed(self.model, pack))
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -56,10 +54,15 @@ class Player(nn.Module):
         yield from self.policy.named_parameters().items()
 
 
+def forward(policy: Policy, pack: Pack, use: Callable[[Tensor, Head], T], embeddings: Tensor | None = None) -> T:
+    """As Player.forward; embeddings are as in `response_hidden`."""
+    return with_head(policy.model, response_hidden(policy, pack, embeddings), use)
+
+
 def response_hidden(policy: Policy, pack: Pack, embeddings: Tensor | None = None) -> Tensor:
     """[R, H] hidden states that predict the response tokens: no others reach the LM head. Inside `packed_attention`.
 
-    They are of the dtype of the policy's products. The adapter must be active.
+    They are of the dtype of the policy's products. The policy must be ready.
 
     embeddings: [T, H], of `embed`; None leaves them, and their gradient, to the model and autograd.
     """
@@ -97,12 +100,11 @@ def embed(model: PreTrainedModel, pack: Pack) -> Tensor:
 
 
 @torch.no_grad()
-def reference_logps(policy: Policy, pack: Pack) -> Tensor:
-    """[R] log-probs of the response tokens."""
-    policy.activate()
-    with packed_attention(policy.model):
-        hidden = response_hidden(policy, pack)
-        return with_head(policy.model, hidden, partial(logprobs, pack=pack))
+def reference_logps(policy: Policy, packs: Sequence[Pack]) -> list[Tensor]:
+    """[R] log-probs of the response tokens, of each pack."""
+    run = policy.root or partial(forward, policy)
+    with policy.ready(), packed_attention(policy.model):
+        return [run(pack, partial(logprobs, pack=pack)) for pack in packs]
 
 
 def logprobs(hidden: Tensor, head: Head, pack: Pack) -> Tensor:

@@ -6,13 +6,12 @@ leaves weights that give all tokens the same log-prob, and a gradient that is ze
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
-from advgame.kernels import linear_logprobs
 from advgame.trainer.learn.collate import group_of
-from advgame.trainer.learn.forward import embed, packed_attention, reference_logps, response_hidden
+from advgame.trainer.learn.forward import logprobs, packed_attention, reference_logps
 from advgame.trainer.learn.recompute import recomputing
 from advgame.trainer.learn.step import Learner
-from advgame.trainer.models.head import head
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.packs import Pack, pack, plan_packs
 from advgame.trainer.records import Item
@@ -39,19 +38,17 @@ def find_fault(learner: Learner, items: Sequence[Item]) -> str | None:
 
 def fault_of(policy: Policy, tried: Pack) -> str | None:
     """What is wrong with these weights, but for their gradient."""
-    for name, weight in policy.named_parameters().items():
+    for name, weight in policy.weights():
         if not weight.isfinite().all():
             return f"{name} is not finite"
-    logp = reference_logps(policy, tried).mean().item()
+    (logps,) = reference_logps(policy, [tried])
+    logp = logps.mean().item()
     return None if logp > ABSURD else f"its own samples have a mean log-prob of {logp:.3g} a token"
 
 
 def gradient_norm(learner: Learner, tried: Pack) -> float:
     """Of the mean log-prob; no step is taken, and no gradient is left behind."""
     model = learner.player.model
-    learner.policies.policy.activate()
     with packed_attention(model), recomputing(model, "layers"):
-        hidden = response_hidden(learner.policies.policy, tried, embed(model, tried))
-        logps = linear_logprobs(hidden, targets=tried.targets, **head(model, hidden.dtype))
-        learner.engine.backward(logps.mean())
+        learner.engine.backward(learner.forward(tried, partial(logprobs, pack=tried)).mean())
     return learner.engine.drop()

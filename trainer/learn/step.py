@@ -1,7 +1,7 @@
 """A player's optimiser step: items are collated, forwarded and differentiated, the weights step, averages follow."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,6 +17,7 @@ from advgame.trainer.learn.collate import Batch, collate, group_of
 from advgame.trainer.learn.forward import Player, check_packable, packed_attention, reference_logps
 from advgame.trainer.learn.loss import Objective, make_objective
 from advgame.trainer.learn.recompute import Recompute, recomputing
+from advgame.trainer.learn.sharded import sharded
 from advgame.trainer.learn.track import track
 from advgame.trainer.models.policy import PlayerPolicies
 from advgame.trainer.packs import GroupTooLarge
@@ -56,8 +57,8 @@ def make_learner(
     if zero is None or not shared:
         engine = SingleEngine(player.named_parameters(), config.optimizer)
         return Learner(name, player, player, engine, policies, config)
-    sharded = ZeroEngine(player, config.optimizer, zero, policies.policy.products)
-    return Learner(name, player, sharded.forward, sharded, policies, config)
+    zero_engine = ZeroEngine(player, config.optimizer, zero, policies.policy.products)
+    return Learner(name, player, zero_engine.forward, zero_engine, sharded(policies, player, zero_engine), config)
 
 
 def learn(
@@ -128,17 +129,17 @@ def accumulate(
     return summed(totals)
 
 
-def batches(learner: Learner, items: Sequence[Item], share_prefixes: bool) -> Iterator[Batch]:
+def batches(learner: Learner, items: Sequence[Item], share_prefixes: bool) -> list[Batch]:
     """What this process forwards, with the reference's log-probs. Raises ConfigError if an item fits into no pack."""
     budget = learner.config.optimizer.tokens_per_pack
     try:
         plan = collate(items, learner.player.objective.count, budget, learner.player.device, share_prefixes)
     except GroupTooLarge as error:
         raise ConfigError(f"{learner.name}.optimizer.tokens_per_pack: {error}") from error
-    for batch in plan:
-        if learner.config.reference == "recompute":
-            batch = replace(batch, recomputed_logps=reference_logps(learner.policies.reference, batch.pack))
-        yield batch
+    if learner.config.reference != "recompute":
+        return plan
+    recomputed = reference_logps(learner.policies.reference, [batch.pack for batch in plan])
+    return [replace(batch, recomputed_logps=logps) for batch, logps in zip(plan, recomputed, strict=True)]
 
 
 def summed(totals: dict[str, Tensor]) -> dict[str, float]:
@@ -153,4 +154,4 @@ def follow(learner: Learner) -> None:
     policies, config = learner.policies, learner.config
     for average, decay in ((policies.ema, config.ema_decay), (policies.slow, config.reference_decay)):
         if average is not None and decay is not None:
-            track(list(average.named_parameters().values()), learner.engine.shards(), decay)
+            track(average.shards(), learner.engine.shards(), decay)

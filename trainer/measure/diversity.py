@@ -59,12 +59,12 @@ def bleu(words: list[str], references: list[list[str]]) -> float:
 @torch.no_grad()
 def embed(texts: list[str], embedder: Policy) -> Tensor:
     """[n, H]: the mean hidden state of each text that has a token."""
-    embedder.activate()
     body, rows = embedder.model.base_model, []
-    for text in texts:
-        ids = embedder.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        if ids.numel():
-            rows.append(body(ids.to(embedder.model.device)).last_hidden_state[0].float().mean(0))
+    with embedder.ready():
+        for text in texts:
+            ids = embedder.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            if ids.numel():
+                rows.append(body(ids.to(embedder.model.device)).last_hidden_state[0].float().mean(0))
     return torch.stack(rows) if rows else torch.empty(0, embedder.model.config.get_text_config().hidden_size)
 
 

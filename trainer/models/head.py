@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 from advgame.kernels import linear_logprobs
 from advgame.trainer.base.errors import ConfigError
 
-
 T = TypeVar("T")
 
 

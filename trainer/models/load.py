@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -97,10 +98,13 @@ def read_architecture(source: str) -> PretrainedConfig:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
-def save_policy(policy: Policy, folder: Path) -> None:
-    """Writes a Hugging Face folder: safetensors, tokenizer and generation config, or an adapter."""
+def save_policy(policy: Policy, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Writes a Hugging Face folder: safetensors, tokenizer and generation config, or an adapter.
+
+    weights: the policy's, whole; None: the model has them.
+    """
     policy.activate()
-    policy.model.save_pretrained(folder)  # only the active adapter, if there is one
+    policy.model.save_pretrained(folder, state_dict=weights)  # only the active adapter, if there is one
     policy.tokenizer.save_pretrained(folder)
 
 

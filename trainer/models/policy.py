@@ -1,8 +1,11 @@
 """A policy: a model, or an adapter over one, that can be trained and sampled."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from advgame.trainer.settings.schema import Precision
@@ -25,10 +28,29 @@ class Policy:
     products: torch.dtype = field(default_factory=lambda: products("auto"))
     """The dtype of matrix products when packs are forwarded; weights, sums and norms are float32."""
 
+    @property
+    def root(self) -> nn.Module | None:
+        """What the model must be run through, where its weights are sharded: a Player. None: the model will do."""
+        return None
+
     def activate(self) -> None:
         """Call before the model is used: another policy may have used it last."""
         if self.adapter:
             self.model.set_adapter(self.adapter)
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Inside, the model computes with the policy's weights. Where they are sharded, all processes take part."""
+        self.activate()
+        yield
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The policy's own, by name, whole, one after another. Where they are sharded, all processes take part."""
+        yield from self.named_parameters().items()
+
+    def shards(self) -> list[Tensor]:
+        """What this process holds of them."""
+        return list(self.named_parameters().values())
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The policy's own parameters: the model's, or the adapter's."""

@@ -45,7 +45,8 @@ class LocalSampler:
             for weight_name, weight in policy.model.named_parameters():
                 if ".lora_" not in weight_name:
                     self._decoder.set(weight_name.replace(".base_layer", ""), weight)
-        self.load(policy.named_parameters().items(), 0)
+        self._shapes: dict[str, torch.Size] = {}
+        self.load(policy.weights(), 0)
 
     def freeze(self) -> "LocalSampler":
         """Frees the policy's weights, of which it has a copy: for a model that does not change. Returns itself."""
@@ -58,7 +59,7 @@ class LocalSampler:
         own, adapter = self.policy.named_parameters(), {}
         missing = set(own)
         for name, weight in weights:
-            if name not in own or own[name].shape != weight.shape:
+            if name not in own or self._shapes.setdefault(name, weight.shape) != weight.shape:
                 raise ValueError(f"{self._name}: cannot load {name} {list(weight.shape)}")
             if self.policy.adapter:
                 adapter[name] = weight

@@ -10,18 +10,22 @@ import dataclasses
 import json
 import re
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from advgame.trainer.base import collectives
 from advgame.trainer.base.checksums import MANIFEST, damage, write_manifest
 from advgame.trainer.base.errors import ConfigError
-from advgame.trainer.base.files import remove_folder, replacing_folder, set_aside, write_text
+from advgame.trainer.base.files import remove_folder, replacing_folder, set_aside, write_text, writing
 from advgame.trainer.base.text import one_line
+from advgame.trainer.engines.zero import numel
 from advgame.trainer.learn.step import Learner
 from advgame.trainer.models.load import save_policy
+from advgame.trainer.models.policy import Policy
 from advgame.trainer.records import Game, game_from_dict
 from advgame.trainer.run.folder import CONFIG
 from advgame.trainer.run.records import check_records, rewind, survey
@@ -49,29 +53,51 @@ def save(run: Path, step: int, learners: list[Learner], games: list[Game], confi
     target = folder(run, step)
     optimizers = {_optimizer_file(learner): learner.engine.state() for learner in learners}  # every process takes part
 
+    with ExitStack() as stack:  # of the first process
+        half = collectives.from_first(lambda: stack.enter_context(replacing_folder(target)))
+        for learner in learners:
+            for suffix, policy in learner.policies.by_suffix.items():
+                save_model(policy, half / f"{learner.name}{suffix}")
+
+        def finish() -> None:
+            with writing(half):
+                for name, tensors in optimizers.items():
+                    save_file(tensors, half / name)
+                write_text(half / CONFIG, to_yaml(config))
+                played = [dataclasses.asdict(game) for game in games]
+                state = {"format": FORMAT, "step": step, "games": played, "records": survey(run)}
+                write_text(half / STATE, json.dumps(state))
+                write_manifest(half)
+                stack.close()
+            for old in finished(run)[: -config.checkpoint.keep]:
+                remove_folder(folder(run, old))
+
+        collectives.from_first(finish)
+    return target
+
+
+def save_model(policy: Policy, folder: Path) -> None:
+    """Writes a policy's folder, in the first process.
+
+    Weights that are sharded are put together one by one, in the host's memory of the first process.
+    """
+    weights: dict[str, Tensor] | None = None if policy.root is None else {}
+    if weights is not None:
+        for name, weight in policy.weights():
+            if collectives.rank() == 0:
+                weights[name] = weight.cpu()
+
     def write() -> None:
-        with replacing_folder(target) as half:
-            for learner in learners:
-                for suffix, policy in learner.policies.by_suffix.items():
-                    save_policy(policy, half / f"{learner.name}{suffix}")
-            for name, tensors in optimizers.items():
-                save_file(tensors, half / name)
-            write_text(half / CONFIG, to_yaml(config))
-            played = [dataclasses.asdict(game) for game in games]
-            state = {"format": FORMAT, "step": step, "games": played, "records": survey(run)}
-            write_text(half / STATE, json.dumps(state))
-            write_manifest(half)
-        for old in finished(run)[: -config.checkpoint.keep]:
-            remove_folder(folder(run, old))
+        with writing(folder):
+            save_policy(policy, folder, weights)
 
     collectives.from_first(write)
-    return target
 
 
 def size(learners: list[Learner]) -> int:
     """Bytes of the tensors of a checkpoint: the policies', and of those that are trained the optimiser's two."""
     return sum(
-        parameter.numel() * parameter.element_size() * (3 if trained and policy is learner.policies.policy else 1)
+        4 * numel(parameter) * (3 if trained and policy is learner.policies.policy else 1)
         for learner in learners
         for trained in [learner.config.train]
         for policy in learner.policies.by_suffix.values()

@@ -25,7 +25,7 @@ def check_fresh(sampler: LocalSampler, policy: Policy, name: str) -> None:
     vocab = policy.model.config.get_text_config().vocab_size
     ids = [(37 * i + 11) % vocab for i in range(PROMPT + COMPLETION)]
     prompt, completion = ids[:PROMPT], ids[PROMPT:]
-    expected = reference_logps(policy, pack([Group(prompt, [completion])], policy.model.device))
+    (expected,) = reference_logps(policy, [pack([Group(prompt, [completion])], policy.model.device)])
     difference = (sampler.logprobs(prompt, completion) - expected).abs().mean().item()
     tolerated = max(TOLERATED[sampler.dtype], TOLERATED[policy.products])
     if not difference <= tolerated:
@@ -44,8 +44,8 @@ def rollout_mismatch(policy: Policy, samples: list[Rollout]) -> dict[str, float]
     """
     group = Group(samples[0].prompt_ids, [sample.token_ids for sample in samples])
     sampled = [logprob for sample in samples for logprob in sample.logprobs]
-    logps = reference_logps(policy, pack([group], policy.model.device)).double()
-    log_ratio = logps - torch.tensor(sampled, dtype=torch.float64, device=logps.device)
+    (logps,) = reference_logps(policy, [pack([group], policy.model.device)])
+    log_ratio = logps.double() - torch.tensor(sampled, dtype=torch.float64, device=logps.device)
     off = log_ratio.abs()
     return {"mean": off.mean().item(), "largest": off.max().item(), "k3": (log_ratio.expm1() - log_ratio).mean().item()}
 

@@ -1,11 +1,13 @@
 """The players of a run: their policies at its start or at a checkpoint, and the samplers that play for them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from advgame.trainer.base import collectives
 from advgame.trainer.base.clock import Clock, Stage
 from advgame.trainer.game.play import Match
+from advgame.trainer.learn.sharded import ShardedPolicy
 from advgame.trainer.learn.step import Learner, make_learner
 from advgame.trainer.models.adapters import add_adapters
 from advgame.trainer.models.load import load_policy, load_with_averages
@@ -24,9 +26,7 @@ def set_up(plan: Plan, config: Config, clock: Clock) -> tuple[list[Learner], Mat
     with clock(Stage.LOAD):
         rules = make_rules(config)
         check_output(plan)
-        policies = load_policies(config, plan.saved)
-        attacker = make_learner("attacker", policies["attacker"], config.attacker)
-        defender = make_learner("defender", policies["defender"], config.defender)
+        attacker, defender = make_learners(config, plan.saved)
         games = checkpoint.load(plan.saved, [attacker, defender]) if plan.saved else []
     with collectives.together():  # here, every process has also read what the first is about to write anew
         check_budgets(attacker, defender, plan.seeds, rules)
@@ -52,8 +52,7 @@ def refresh(match: Match, learners: list[Learner], step: int, clock: Clock) -> N
     """Gives the samplers the weights that play after `step` steps. Raises ConfigError if that cannot be seen."""
     with clock(Stage.REFRESH):
         for sampler, learner in zip((match.attacker, match.defender), learners, strict=True):
-            average = learner.policies.ema.named_parameters().items()
-            sampler.load(average if learner.config.sample_from == "ema" else learner.engine.weights(), version=step)
+            sampler.load(who_plays(learner.policies, learner.config).weights(), version=step)
             if isinstance(sampler, LocalSampler):
                 check_fresh(sampler, who_plays(learner.policies, learner.config), learner.name)
 
@@ -69,13 +68,44 @@ def mismatches(learners: list[Learner], games: list[Game], clock: Clock) -> dict
     return found
 
 
-def load_policies(config: Config, saved: Path | None) -> dict[str, PlayerPolicies]:
-    """The policies of attacker and defender, in the checkpoint `saved` or at the start of a run."""
+def make_learners(config: Config, saved: Path | None) -> list[Learner]:
+    """Attacker and defender, with the weights of the checkpoint `saved` or as at the start of a run."""
+    if config.engine == "single":
+        loaded = load_policies(config, saved)
+        return [make_learner(name, loaded[name], getattr(config, name)) for name in loaded]
+    learners = []
+    for name in ("attacker", "defender"):  # one after the other: what is loaded is whole
+        policies = load_policies(config, saved, [name], averages=not getattr(config, name).train)[name]
+        learner = make_learner(name, policies, getattr(config, name), zero=config.zero)
+        if saved:
+            restore(learner, saved)
+        learners.append(learner)
+    return learners
+
+
+def restore(learner: Learner, saved: Path) -> None:
+    """Gives sharded policies their weights of a checkpoint, in float32."""
+    for suffix, policy in learner.policies.by_suffix.items():
+        if isinstance(policy, ShardedPolicy):
+            policy.engine.take(policy.shards(), load_policy(saved / f"{learner.name}{suffix}").weights())
+
+
+def load_policies(
+    config: Config, saved: Path | None, players: Sequence[str] = ("attacker", "defender"), averages: bool = True
+) -> dict[str, PlayerPolicies]:
+    """The policies of players, in the checkpoint `saved` or at the start of a run.
+
+    averages: if False, they share the policy's weights until an engine has shards of their own.
+    """
     loaded: dict[str, PlayerPolicies] = {}
     bases: dict[str, Policy] = {}
-    for name, player in (("attacker", config.attacker), ("defender", config.defender)):
+    for name in players:
+        player = getattr(config, name)
         names = [name, f"{name}_ema"] + ([f"{name}_reference"] if player.reference_decay is not None else [])
-        if player.lora.rank:
+        if not averages:
+            policy = load_policy(saved / name if saved else player.model)
+            policies = [replace(policy) for _ in names]
+        elif player.lora.rank:
             if player.model not in bases:
                 bases[player.model] = load_policy(player.model)
             policies = add_adapters(bases[player.model], names, player.lora, config.seed, saved)

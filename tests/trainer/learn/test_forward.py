@@ -1,6 +1,7 @@
 """Models compute in packs what they compute on separate sequences; a player is one module."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -188,4 +189,4 @@ def test_reference_log_probs_are_the_models_own():
     for rollout in pair.rollouts:
         logits = policy.model(torch.tensor([rollout.prompt_ids + rollout.token_ids])).logits[0, 2:-1]
         expected += logits.log_softmax(-1).gather(-1, torch.tensor(rollout.token_ids)[:, None])[:, 0].tolist()
-    assert reference_logps(policy, batch.pack).tolist() == pytest.approx(expected, abs=1e-5)
+    assert reference_logps(policy, [batch.pack])[0].tolist() == pytest.approx(expected, abs=1e-5)
