@@ -66,6 +66,9 @@ class ZeroEngine:
             )[0]
         self._parameters = named
         self._shards: list[Tensor] = masters_of(self._engine.optimizer)
+        self._parked = zero.offload == "idle_player"
+        if self._parked:
+            self._move(torch.device("cpu"))
         self._places = {name: place_of(p, self._engine.optimizer) for name, p in named.items()}
 
     def forward(self, *arguments: Any) -> Any:
@@ -78,16 +81,28 @@ class ZeroEngine:
     def step(self, lr: float) -> float:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        self._engine.step()
-        return float(self._engine.get_global_grad_norm())
+        return self._step()
 
     def drop(self) -> float:
         self._optimizer.held = True
         try:
-            self._engine.step()
+            return self._step()
         finally:
             self._optimizer.held = False
+
+    def _step(self) -> float:
+        if self._parked:
+            self._move(collectives.device())
+        self._engine.step()
+        if self._parked:
+            self._move(torch.device("cpu"))
         return float(self._engine.get_global_grad_norm())
+
+    def _move(self, device: torch.device) -> None:
+        """Masters and the optimiser's state."""
+        states = [tensor for state in self._optimizer.state.values() for tensor in state.values()]
+        for tensor in [*self._shards, *states]:
+            tensor.data = tensor.data.to(device, copy=True)  # a copy even on one device, so that tests see one
 
     def weights(self, shards: list[Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
         """In float32. shards: of a moving average; None: the weights' own."""
@@ -96,6 +111,13 @@ class ZeroEngine:
 
     def shards(self) -> list[Tensor]:
         return self._shards
+
+    def whole(self, parameter: Parameter) -> Tensor:
+        """A frozen parameter, in the dtype that the module has it in."""
+        if not hasattr(parameter, "ds_id"):
+            return parameter
+        with import_deepspeed().zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
 
     def state(self) -> dict[str, Tensor]:
         """As SingleEngine's, whatever the stage and the number of processes. The first has it, the others nothing."""
@@ -117,6 +139,8 @@ class ZeroEngine:
         """Restores what `state` returned in the first process; here, all processes need it."""
         if not tensors:
             return
+        if missing := sorted(name for name in self._parameters if f"{name}/step" not in tensors):
+            raise ConfigError(f"a checkpoint has no optimiser state of {', '.join(missing)}; it is of another model")
         steps = max(float(tensors[f"{name}/step"]) for name in self._parameters)
         for shard in self._shards:
             state = {field: torch.zeros_like(shard) for field in MOMENTS}
@@ -131,6 +155,19 @@ class ZeroEngine:
         for name, whole in weights:
             if place := self._places[name]:
                 place.of(shards).copy_(whole.flatten().narrow(0, place.start, place.size))
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """The module's weights follow their masters, as after a step."""
+        optimizer = self._engine.optimizer
+        if not hasattr(optimizer, "fp32_partitioned_groups_flat"):
+            optimizer.update_lp_params()
+            return
+        optimizer._partition_all_parameters()
+        for group in range(len(optimizer.fp16_groups)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        if optimizer.persistent_parameters:  # small ones, which stay whole
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
     @contextmanager
     def lending(self, shards: list[Tensor]) -> Iterator[None]:
@@ -147,7 +184,7 @@ class ZeroEngine:
             kept = own.clone()
             own.copy_(other)
             other.copy_(kept)
-        refresh(self._engine.optimizer)
+        self.refresh()
 
     @torch.no_grad()
     def _whole(self, name: str, shards: list[Tensor]) -> Tensor:
@@ -212,10 +249,12 @@ def settings_of(config: OptimizerConfig, zero: ZeroConfig, dtype: torch.dtype) -
         "bf16": {"enabled": half, "check_grad_overflow": half},
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # torch's AdamW runs on a CPU as well
         "zero_optimization": {
             "stage": zero.stage,
             "overlap_comm": False,
             "memory_efficient_linear": False,
+            "offload_optimizer": {"device": "cpu", "pin_memory": half} if zero.offload == "optimizer" else None,
         },
     }
 
@@ -226,18 +265,6 @@ def masters_of(optimizer: Any) -> list[Tensor]:
         if hasattr(optimizer, name):
             return list(getattr(optimizer, name))
     raise NotImplementedError(type(optimizer).__name__)
-
-
-def refresh(optimizer: Any) -> None:
-    """The weights follow their masters, as after a step."""
-    if not hasattr(optimizer, "fp32_partitioned_groups_flat"):
-        optimizer.update_lp_params()
-        return
-    optimizer._partition_all_parameters()
-    for group in range(len(optimizer.fp16_groups)):
-        optimizer._reassign_or_swap_out_partitioned_parameters(group)
-    if optimizer.persistent_parameters:  # small ones, which stay whole
-        optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
 
 def place_of(parameter: Any, optimizer: Any) -> Place | None:

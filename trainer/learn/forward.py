@@ -50,8 +50,11 @@ class Player(nn.Module):
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
-        """The policy's own, by their names in the model; the arguments are nn.Module's and change nothing."""
-        yield from self.policy.named_parameters().items()
+        """The policy's own, by their names in the model; the arguments are nn.Module's and change nothing.
+
+        An engine that hooks the model has a say in what is frozen of it as well, and no other player uses it.
+        """
+        yield from self.model.named_parameters() if self.hooked else self.policy.named_parameters().items()
 
 
 def forward(policy: Policy, pack: Pack, use: Callable[[Tensor, Head], T], embeddings: Tensor | None = None) -> T:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from advgame.trainer.engines.zero import ZeroEngine
 from advgame.trainer.learn.forward import Player
@@ -36,6 +36,9 @@ class ShardedPolicy(Policy):
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         return self.engine.weights(self.held)
+
+    def whole(self, parameter: nn.Parameter) -> Tensor:
+        return self.engine.whole(parameter)
 
     def shards(self) -> list[Tensor]:
         return self.engine.shards() if self.held is None else self.held

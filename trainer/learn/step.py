@@ -53,7 +53,8 @@ def make_learner(
     check_packable(policies.policy, config.model)
     shared = zero is not None and zero.stage > 0 and config.train
     player = Player(policies.policy, objective or make_objective(config.loss), hooked=shared)
-    player.requires_grad_(config.train)
+    for parameter in policies.policy.named_parameters().values():
+        parameter.requires_grad_(config.train)
     if zero is None or not shared:
         engine = SingleEngine(player.named_parameters(), config.optimizer)
         return Learner(name, player, player, engine, policies, config)

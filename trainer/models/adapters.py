@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -52,7 +53,16 @@ def merged_weights(policy: Policy, weights: Mapping[str, Tensor]) -> Iterator[tu
     for name, layer in policy.model.named_modules() if weights else ():
         if policy.adapter in getattr(layer, "lora_A", {}):
             down, up = (weights[f"{name}.{part}.{policy.adapter}.weight"] for part in ("lora_A", "lora_B"))
-            yield f"{name}.weight", torch.addmm(layer.base_layer.weight, up, down, alpha=layer.scaling[policy.adapter])
+            base = policy.whole(layer.base_layer.weight).to(up.dtype)
+            yield f"{name}.weight", torch.addmm(base, up, down, alpha=layer.scaling[policy.adapter])
+
+
+def read_adapter(folder: Path, name: str) -> dict[str, Tensor]:
+    """The weights of the adapter in `folder`, named as in a model where it is called `name`."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    return {
+        f"{key.removeprefix('base_model.model.').removesuffix('weight')}{name}.weight": tensors[key] for key in tensors
+    }
 
 
 def base_of(folder: Path) -> str:

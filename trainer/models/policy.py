@@ -48,6 +48,10 @@ class Policy:
         """The policy's own, by name, whole, one after another. Where they are sharded, all processes take part."""
         yield from self.named_parameters().items()
 
+    def whole(self, parameter: nn.Parameter) -> Tensor:
+        """A frozen parameter of the model. Where it is sharded, all processes take part."""
+        return parameter
+
     def shards(self) -> list[Tensor]:
         """What this process holds of them."""
         return list(self.named_parameters().values())

@@ -44,7 +44,7 @@ class LocalSampler:
         if policy.adapter:
             for weight_name, weight in policy.model.named_parameters():
                 if ".lora_" not in weight_name:
-                    self._decoder.set(weight_name.replace(".base_layer", ""), weight)
+                    self._decoder.set(weight_name.replace(".base_layer", ""), policy.whole(weight))
         self._shapes: dict[str, torch.Size] = {}
         self.load(policy.weights(), 0)
 

@@ -9,7 +9,7 @@ from advgame.trainer.base.clock import Clock, Stage
 from advgame.trainer.game.play import Match
 from advgame.trainer.learn.sharded import ShardedPolicy
 from advgame.trainer.learn.step import Learner, make_learner
-from advgame.trainer.models.adapters import add_adapters
+from advgame.trainer.models.adapters import add_adapters, read_adapter
 from advgame.trainer.models.load import load_policy, load_with_averages
 from advgame.trainer.models.policy import PlayerPolicies, Policy, products
 from advgame.trainer.records import Game
@@ -18,7 +18,7 @@ from advgame.trainer.run import checkpoint
 from advgame.trainer.run.evaluate import Evaluations
 from advgame.trainer.run.fresh import check_fresh, first_samples, rollout_mismatch
 from advgame.trainer.run.preflight import Plan, check_budgets, check_output, check_space, make_rules
-from advgame.trainer.settings.schema import Config, PlayerConfig
+from advgame.trainer.settings.schema import Config, PlayerConfig, shares_out
 
 
 def set_up(plan: Plan, config: Config, clock: Clock) -> tuple[list[Learner], Match, list[Game]]:
@@ -70,7 +70,7 @@ def mismatches(learners: list[Learner], games: list[Game], clock: Clock) -> dict
 
 def make_learners(config: Config, saved: Path | None) -> list[Learner]:
     """Attacker and defender, with the weights of the checkpoint `saved` or as at the start of a run."""
-    if config.engine == "single":
+    if not shares_out(config):
         loaded = load_policies(config, saved)
         return [make_learner(name, loaded[name], getattr(config, name)) for name in loaded]
     learners = []
@@ -87,7 +87,10 @@ def restore(learner: Learner, saved: Path) -> None:
     """Gives sharded policies their weights of a checkpoint, in float32."""
     for suffix, policy in learner.policies.by_suffix.items():
         if isinstance(policy, ShardedPolicy):
-            policy.engine.take(policy.shards(), load_policy(saved / f"{learner.name}{suffix}").weights())
+            folder = saved / f"{learner.name}{suffix}"
+            adapter = policy.adapter and read_adapter(folder, policy.adapter)
+            policy.engine.take(policy.shards(), adapter.items() if adapter else load_policy(folder).weights())
+            policy.engine.refresh()
 
 
 def load_policies(
@@ -103,7 +106,10 @@ def load_policies(
         player = getattr(config, name)
         names = [name, f"{name}_ema"] + ([f"{name}_reference"] if player.reference_decay is not None else [])
         if not averages:
-            policy = load_policy(saved / name if saved else player.model)
+            if player.lora.rank:
+                (policy,) = add_adapters(load_policy(player.model), [name], player.lora, config.seed, saved)
+            else:
+                policy = load_policy(saved / name if saved else player.model)
             policies = [replace(policy) for _ in names]
         elif player.lora.rank:
             if player.model not in bases:

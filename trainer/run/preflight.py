@@ -9,6 +9,7 @@ from advgame.trainer.base import collectives
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.files import free_space, make_folder
 from advgame.trainer.base.paths import to_path
+from advgame.trainer.engines.zero import import_deepspeed
 from advgame.trainer.game.play import Rules
 from advgame.trainer.judges.arena import check_seeds
 from advgame.trainer.judges.kinds import make_judge
@@ -23,7 +24,7 @@ from advgame.trainer.rollouts.local import WITHOUT_SERVER, check_context
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.folder import SAMPLES
 from advgame.trainer.seeds import read_seeds
-from advgame.trainer.settings.schema import Config, JudgeConfig, Precision
+from advgame.trainer.settings.schema import Config, JudgeConfig, Precision, shares_out
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def preflight(config: Config) -> Plan:
         check_seeds(seeds)
     Prompts(config.templates)
     check_precision(precisions(config))
+    check_engine(config)
     check_models(config, resumed)
     return Plan(run, resumed, seeds, held_out, choose_device(config.attention))
 
@@ -98,6 +100,15 @@ def check_precision(precisions: Mapping[str, Precision]) -> None:
     for name, precision in precisions.items():
         if precision == "float32" and collectives.device().type == "cuda":
             raise ConfigError(f"{name}=float32: on CUDA, attention takes bfloat16 only; set auto")
+
+
+def check_engine(config: Config) -> None:
+    """Raises ConfigError for an engine that is not installed, or a setting of it that this machine has no use for."""
+    if not shares_out(config):
+        return
+    import_deepspeed()
+    if config.zero.offload != "none" and collectives.device().type == "cpu":
+        raise ConfigError(f"zero.offload={config.zero.offload}: everything is in the host's memory here; set none")
 
 
 def precisions(config: Config) -> dict[str, Precision]:

@@ -70,6 +70,7 @@ def check(config: Config) -> None:
             f"eval.every={config.eval.every}: there is nothing to measure on; name held-out seeds, for example "
             "eval.seeds=[harmful-held-out.jsonl,benign-held-out.jsonl], or set it to 0"
         )
+    _check_engine(config)
     check_judge(config.judge)
     if isinstance(config, RedTeamConfig):
         check_server("target", config.target)
@@ -156,6 +157,17 @@ def check_address(name: str, url: str) -> None:
         raise ConfigError(
             f"{name}: an address with a user, a password or a query, which would be stored with the results; remove "
             f"it, and put the key into the environment variable that api_key_env names"
+        )
+
+
+def _check_engine(config: Config) -> None:
+    offload, stage = config.zero.offload, config.zero.stage
+    if config.engine == "single" and offload != "none":
+        raise ConfigError(f"zero.offload={offload} has no effect with engine=single; set engine=zero")
+    needed = {"none": 0, "optimizer": 1, "idle_player": 3}[offload]
+    if stage < needed:
+        raise ConfigError(
+            f"zero.offload={offload}: cannot be done with zero.stage={stage}; set it to {needed}, or more"
         )
 
 

@@ -293,8 +293,8 @@ class ZeroConfig:
     )  # fmt: skip
     offload: Literal["none", "optimizer", "idle_player"] = setting(
         "none",
-        "what is kept in the memory of the host: the optimiser's state and its step, or whatever the player that is "
-        "not learning needs for that; CUDA only",
+        "what is in the memory of the host: float32 weights and the optimiser's state, for good (optimizer: AdamW then "
+        "runs on the CPU), or but for the player's own steps (idle_player)",
         resume=True,
     )
 
@@ -336,6 +336,11 @@ class Config:
     checkpoint: CheckpointConfig = section(CheckpointConfig, "when the run is saved")
     alarms: AlarmsConfig = section(AlarmsConfig, "when a run that does not learn says so, or stops")
     report: ReportConfig = section(ReportConfig, "the report at the end of the run")
+
+
+def shares_out(config: Config) -> bool:
+    """Whether the ranks share out what each would otherwise hold whole."""
+    return config.engine == "zero" and config.zero.stage > 0
 
 
 @dataclass
