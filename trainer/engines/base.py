@@ -5,6 +5,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from advgame.trainer.engines.saved import SavedState
+
 
 class Engine(Protocol):
     """Holds the weights of one player and their optimiser, on all processes together."""
@@ -28,7 +30,10 @@ class Engine(Protocol):
         """The parts of the weights that this process holds: what a moving average follows."""
 
     def state(self) -> dict[str, Tensor]:
-        """The optimiser's whole state, to be saved; every process takes part."""
+        """The part of the optimiser's state that this process is to save: all parts together are the whole.
 
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Restores what `state` returned."""
+        Named `parameter/field`, or as by `part_of`. Empty if no step has been taken.
+        """
+
+    def load_state(self, saved: SavedState) -> None:
+        """Restores what any number of processes saved. Raises ConfigError if it is of other parameters."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from advgame.trainer.base import collectives
+from advgame.trainer.engines.saved import MOMENTS, SavedState
 from advgame.trainer.settings.schema import OptimizerConfig
 
 
@@ -50,18 +51,23 @@ class SingleEngine:
         return list(self._parameters.values())
 
     def state(self) -> dict[str, Tensor]:
-        """Named `parameter/field`."""
+        """In the first process; the others hold the same."""
+        if collectives.rank() != 0:
+            return {}
         return {
             f"{name}/{field}": value
             for name, parameter in self._parameters.items()
             for field, value in self._optimizer.state.get(parameter, {}).items()
         }
 
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        for key, value in tensors.items():
-            name, _, field = key.rpartition("/")
-            parameter = self._parameters[name]
-            self._optimizer.state[parameter][field] = value.to(parameter.device).clone()
+    def load_state(self, saved: SavedState) -> None:
+        if not saved.covers(self._parameters):
+            return
+        for name, parameter in self._parameters.items():
+            state = self._optimizer.state[parameter]
+            state["step"] = saved.step.to(parameter.device)
+            for field in MOMENTS:
+                state[field] = saved.read(f"{name}/{field}", 0, parameter.numel()).view_as(parameter).to(parameter)
 
     def _reduce(self) -> float:
         """Sums the gradients over the processes and clips them. Returns their norm before.

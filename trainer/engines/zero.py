@@ -24,11 +24,8 @@ from torch.nn import Parameter
 
 from advgame.trainer.base import collectives
 from advgame.trainer.base.errors import ConfigError
+from advgame.trainer.engines.saved import MOMENTS, SavedState, part_of
 from advgame.trainer.settings.schema import OptimizerConfig, ZeroConfig
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""Of AdamW's state, what has a number for each weight."""
-
 
 BUCKET = 50_000_000
 """Numbers that are sent at a time, for which DeepSpeed keeps room: a tenth of its default."""
@@ -47,7 +44,7 @@ class Place:
     size: int
 
     def of(self, shards: list[Tensor]) -> Tensor:
-        """[size]"""
+        """[size], a view of the shard."""
         return shards[self.shard].narrow(0, self.offset, self.size)
 
 
@@ -62,12 +59,12 @@ class ZeroEngine:
         """dtype: of the weights, float32 or bfloat16."""
         deepspeed = import_deepspeed()
         named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        vectors = [numel(p) for p in module.parameters() if p.dim() < 2]
+        settings = settings_of(config, zero, dtype, whole=max(vectors, default=0))
         beta1, beta2 = config.betas
         self._optimizer = _AdamW(groups_of(named.values(), config), lr=config.lr, betas=(beta1, beta2), fused=True)
         with redirect_stdout(io.StringIO()):  # it reports its memory
-            self._engine: Any = deepspeed.initialize(
-                model=module, optimizer=self._optimizer, config=settings_of(config, zero, dtype)
-            )[0]
+            self._engine: Any = deepspeed.initialize(model=module, optimizer=self._optimizer, config=settings)[0]
         self._parameters = named
         self._shards: list[Tensor] = masters_of(self._engine.optimizer)
         self._parked = zero.offload == "idle_player"
@@ -124,34 +121,27 @@ class ZeroEngine:
             return parameter.detach().clone()
 
     def state(self) -> dict[str, Tensor]:
-        """As SingleEngine's, whatever the stage and the number of processes. The first has it, the others nothing."""
-        states = [self._optimizer.state.get(shard, {}) for shard in self._shards]
-        if not all(states):
-            return {}
-        steps = max(float(state["step"]) for state in states)
+        states = [self._optimizer.state.get(shard) for shard in self._shards]
         tensors = {}
-        for name in self._parameters:
-            for field in MOMENTS:
-                whole = self._whole(name, [state[field] for state in states])
-                if collectives.rank() == 0:
-                    tensors[f"{name}/{field}"] = whole.cpu()
-            if collectives.rank() == 0:
-                tensors[f"{name}/step"] = torch.tensor(steps)
+        for name, place in self._places.items():
+            if place and (state := states[place.shard]):
+                for field in MOMENTS:
+                    part = state[field].narrow(0, place.offset, place.size)
+                    tensors[part_of(f"{name}/{field}", place.start)] = part.to("cpu", copy=True)
+                tensors[f"{name}/step"] = state["step"].to("cpu", copy=True)
         return tensors
 
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Restores what `state` returned in the first process; here, all processes need it."""
-        if not tensors:
+    def load_state(self, saved: SavedState) -> None:
+        if not saved.covers(self._parameters):
             return
-        if missing := sorted(name for name in self._parameters if f"{name}/step" not in tensors):
-            raise ConfigError(f"a checkpoint has no optimiser state of {', '.join(missing)}; it is of another model")
-        steps = max(float(tensors[f"{name}/step"]) for name in self._parameters)
         for shard in self._shards:
             state = {field: torch.zeros_like(shard) for field in MOMENTS}
-            self._optimizer.state[shard] = {"step": torch.tensor(steps, device=shard.device)} | state
+            self._optimizer.state[shard] = {"step": saved.step.to(shard.device)} | state
         for field in MOMENTS:
             shards = [self._optimizer.state[shard][field] for shard in self._shards]
-            self.take(shards, ((name, tensors[f"{name}/{field}"]) for name in self._parameters))
+            for name, place in self._places.items():
+                if place:
+                    place.of(shards).copy_(saved.read(f"{name}/{field}", place.start, place.size))
 
     @torch.no_grad()
     def take(self, shards: list[Tensor], weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -184,10 +174,11 @@ class ZeroEngine:
 
     @torch.no_grad()
     def _exchange(self, shards: list[Tensor]) -> None:
-        for own, other in zip(self._shards, shards, strict=True):
-            kept = own.clone()
-            own.copy_(other)
-            other.copy_(kept)
+        for pair in zip(self._shards, shards, strict=True):
+            for own, other in zip(*(shard.split(BUCKET) for shard in pair), strict=True):
+                kept = own.clone()
+                own.copy_(other)
+                other.copy_(kept)
         self.refresh()
 
     @torch.no_grad()
@@ -226,6 +217,7 @@ def import_deepspeed() -> Any:
             "install it, or set engine=single"
         ) from error
     deepspeed.utils.logger.setLevel(logging.ERROR)
+    deepspeed.ops.__compatible_ops__ = {}  # no compiling: all that it would build here is a faster all-reduce for CPUs
     if not dist.is_initialized():  # a single process
         dist.init_process_group(
             "nccl" if torch.cuda.is_available() else "gloo", store=HashStore(), rank=0, world_size=1
@@ -242,8 +234,8 @@ def groups_of(parameters: Any, config: OptimizerConfig) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-def settings_of(config: OptimizerConfig, zero: ZeroConfig, dtype: torch.dtype) -> dict:
-    """DeepSpeed's."""
+def settings_of(config: OptimizerConfig, zero: ZeroConfig, dtype: torch.dtype, whole: int) -> dict:
+    """DeepSpeed's. whole: weights of up to so many numbers are not shared out by stage 3."""
     half = dtype == torch.bfloat16
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -260,6 +252,7 @@ def settings_of(config: OptimizerConfig, zero: ZeroConfig, dtype: torch.dtype) -
             "reduce_bucket_size": BUCKET,
             "allgather_bucket_size": BUCKET,
             "memory_efficient_linear": False,
+            "stage3_param_persistence_threshold": whole,
             "offload_optimizer": {"device": "cpu", "pin_memory": half} if zero.offload == "optimizer" else None,
         },
     }

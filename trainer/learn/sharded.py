@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from advgame.trainer.base import collectives
 from advgame.trainer.engines.zero import ZeroEngine
 from advgame.trainer.learn.forward import Player
 from advgame.trainer.models.policy import PlayerPolicies, Policy
@@ -36,6 +37,10 @@ class ShardedPolicy(Policy):
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         return self.engine.weights(self.held)
+
+    def gathered(self) -> dict[str, Tensor]:
+        first = collectives.rank() == 0
+        return {name: weight.cpu() for name, weight in self.weights() if first}
 
     def whole(self, parameter: nn.Parameter) -> Tensor:
         return self.engine.whole(parameter)

@@ -52,6 +52,13 @@ class Policy:
         """A frozen parameter of the model. Where it is sharded, all processes take part."""
         return parameter
 
+    def gathered(self) -> dict[str, Tensor] | None:
+        """The policy's own, whole, in the host's memory of the first process; None if they are in the model.
+
+        Where they are sharded, all processes take part.
+        """
+        return None
+
     def shards(self) -> list[Tensor]:
         """What this process holds of them."""
         return list(self.named_parameters().values())

@@ -10,22 +10,22 @@ import dataclasses
 import json
 import re
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from advgame.trainer.base import collectives
 from advgame.trainer.base.checksums import MANIFEST, damage, write_manifest
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.files import remove_folder, replacing_folder, set_aside, write_text, writing
 from advgame.trainer.base.text import one_line
+from advgame.trainer.engines.saved import SavedState
 from advgame.trainer.engines.zero import numel
 from advgame.trainer.learn.step import Learner
 from advgame.trainer.models.load import save_policy
-from advgame.trainer.models.policy import Policy
 from advgame.trainer.records import Game, game_from_dict
 from advgame.trainer.run.folder import CONFIG
 from advgame.trainer.run.records import check_records, rewind, survey
@@ -49,49 +49,42 @@ def begin(run: Path, step: int, config: Settings) -> None:
 
 
 def save(run: Path, step: int, learners: list[Learner], games: list[Game], config: Settings) -> Path:
-    """Writes run/checkpoints/step-N for N finished steps; `games` are those that later steps still train on."""
-    target = folder(run, step)
-    optimizers = {_optimizer_file(learner): learner.engine.state() for learner in learners}  # every process takes part
+    """Writes run/checkpoints/step-N for N finished steps; `games` are those that later steps still train on.
+
+    The first process writes the models, which are put together in its host's memory one at a time. Of the optimisers,
+    each process writes what it holds.
+    """
+    target, first = folder(run, step), collectives.rank() == 0
+
+    @contextmanager
+    def writing_alone() -> Iterator[None]:
+        with collectives.together(), writing(target):
+            yield
 
     with ExitStack() as stack:  # of the first process
         half = collectives.from_first(lambda: stack.enter_context(replacing_folder(target)))
         for learner in learners:
             for suffix, policy in learner.policies.by_suffix.items():
-                save_model(policy, half / f"{learner.name}{suffix}")
-
-        def finish() -> None:
-            with writing(half):
-                for name, tensors in optimizers.items():
-                    save_file(tensors, half / name)
+                weights = policy.gathered()
+                with writing_alone():
+                    if first:
+                        save_policy(policy, half / f"{learner.name}{suffix}", weights)
+            optimizer = learner.engine.state()
+            with writing_alone():
+                if optimizer or first:
+                    part = "" if first else f"-{collectives.rank()}"
+                    save_file(optimizer, half / f"{learner.name}_optimizer{part}.safetensors")
+        with writing_alone():
+            if first:
                 write_text(half / CONFIG, to_yaml(config))
                 played = [dataclasses.asdict(game) for game in games]
                 state = {"format": FORMAT, "step": step, "games": played, "records": survey(run)}
                 write_text(half / STATE, json.dumps(state))
                 write_manifest(half)
                 stack.close()
-            for old in finished(run)[: -config.checkpoint.keep]:
-                remove_folder(folder(run, old))
-
-        collectives.from_first(finish)
+                for old in finished(run)[: -config.checkpoint.keep]:
+                    remove_folder(folder(run, old))
     return target
-
-
-def save_model(policy: Policy, folder: Path) -> None:
-    """Writes a policy's folder, in the first process.
-
-    Weights that are sharded are put together one by one, in the host's memory of the first process.
-    """
-    weights: dict[str, Tensor] | None = None if policy.root is None else {}
-    if weights is not None:
-        for name, weight in policy.weights():
-            if collectives.rank() == 0:
-                weights[name] = weight.cpu()
-
-    def write() -> None:
-        with writing(folder):
-            save_policy(policy, folder, weights)
-
-    collectives.from_first(write)
 
 
 def size(learners: list[Learner]) -> int:
@@ -108,7 +101,7 @@ def size(learners: list[Learner]) -> int:
 def load(checkpoint: Path, learners: list[Learner]) -> list[Game]:
     """Restores the optimisers, and returns the games that later steps still train on."""
     for learner in learners:
-        learner.engine.load_state(load_file(checkpoint / _optimizer_file(learner)))
+        learner.engine.load_state(SavedState(sorted(checkpoint.glob(f"{learner.name}_optimizer*.safetensors"))))
     return [game_from_dict(game) for game in _read_state(checkpoint)["games"]]
 
 
@@ -216,10 +209,6 @@ def _check_same_run(checkpoint: Path, config: Settings) -> None:
                 f"{name}={value}: the run in {run} was started with {name}={before}; "
                 f"set it back to continue, or choose another output_dir to start again"
             )
-
-
-def _optimizer_file(learner: Learner) -> str:
-    return f"{learner.name}_optimizer.safetensors"
 
 
 def _read_state(checkpoint: Path) -> dict:
