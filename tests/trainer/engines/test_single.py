@@ -6,8 +6,10 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import Parameter
 
+from advgame.trainer.engines.saved import SavedState
 from advgame.trainer.engines.single import SingleEngine
 from advgame.trainer.settings.schema import OptimizerConfig
 
@@ -101,7 +103,7 @@ def test_weights_and_shards_are_the_parameters():
     assert all(a is b for a, b in zip(engine.shards(), parameters.values(), strict=True))
 
 
-def test_a_saved_state_continues_bit_for_bit():
+def test_a_saved_state_continues_bit_for_bit(tmp_path):
     parameters = make_parameters()
     engine = make_engine(parameters)
     engine.backward(loss_of(parameters))
@@ -110,7 +112,8 @@ def test_a_saved_state_continues_bit_for_bit():
     assert state.keys() >= {"layer.weight/step", "layer.weight/exp_avg", "layer.norm/exp_avg_sq"}
     copies = {name: Parameter(parameter.detach().clone()) for name, parameter in parameters.items()}
     other = make_engine(copies)
-    other.load_state({key: value.clone() for key, value in state.items()})
+    save_file(state, tmp_path / "state")
+    other.load_state(SavedState([tmp_path / "state"]))
     for each, its in ((engine, parameters), (other, copies)):
         each.backward(loss_of(its))
         each.step(0.1)
