@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from advgame.trainer.base import collectives
 from advgame.trainer.commands.torchrun import leave
+from advgame.trainer.engines import zero
 from advgame.trainer.engines.saved import SavedState
 from advgame.trainer.learn.collate import collate
 from advgame.trainer.learn.forward import reference_logps
@@ -73,8 +74,8 @@ def pupil(case: Case) -> Learner:
     )
     own = policy()
     average = policy() if case.stage == 0 else replace(own)
-    zero = ZeroConfig(stage=case.stage, offload=case.offload)
-    return make_learner("attacker", PlayerPolicies(own, average), config, zero=zero)
+    sharing = ZeroConfig(stage=case.stage, offload=case.offload)
+    return make_learner("attacker", PlayerPolicies(own, average), config, zero=sharing)
 
 
 def learn(learner: Learner, first: int = 0, last: int = STEPS) -> list[tuple[float, float]]:
@@ -174,6 +175,7 @@ def check_lent_and_restored(case: Case, folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     collectives.start()
+    zero.BUCKET, zero.SHARD = 2000, 3000  # as with real models, a matrix is larger than one, and shards are several
     folder, cases = Path(sys.argv[1]), [Case.read(text) for text in sys.argv[2:]]
     for case in cases:
         learner = pupil(case)

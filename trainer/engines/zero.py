@@ -30,6 +30,9 @@ from advgame.trainer.settings.schema import OptimizerConfig, ZeroConfig
 BUCKET = 50_000_000
 """Numbers that are sent at a time, for which DeepSpeed keeps room: a tenth of its default."""
 
+SHARD = 1_000_000_000
+"""Numbers of a shard of stage 3 at most: AdamW steps one after another."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -257,6 +260,7 @@ def settings_of(config: OptimizerConfig, zero: ZeroConfig, dtype: torch.dtype, w
             "allgather_bucket_size": BUCKET,
             "memory_efficient_linear": False,
             "stage3_param_persistence_threshold": whole,
+            "sub_group_size": SHARD,
             "offload_optimizer": {"device": "cpu", "pin_memory": half} if zero.offload == "optimizer" else None,
         },
     }

@@ -45,7 +45,7 @@ class LocalSampler:
             for weight_name, weight in policy.model.named_parameters():
                 if ".lora_" not in weight_name:
                     self._decoder.set(weight_name.replace(".base_layer", ""), policy.whole(weight))
-        self._shapes: dict[str, torch.Size] = {}
+        self._shapes: dict[str, torch.Size] = {}  # of what was loaded first: where weights are shards, they have none
         self.load(policy.weights(), 0)
 
     def freeze(self) -> "LocalSampler":

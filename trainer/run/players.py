@@ -105,18 +105,14 @@ def load_policies(
     for name in players:
         player = getattr(config, name)
         names = [name, f"{name}_ema"] + ([f"{name}_reference"] if player.reference_decay is not None else [])
-        if not averages:
-            if player.lora.rank:
-                (policy,) = add_adapters(load_policy(player.model), [name], player.lora, config.seed, saved)
-            else:
-                policy = load_policy(saved / name if saved else player.model)
-            policies = [replace(policy) for _ in names]
-        elif player.lora.rank:
+        own = names if averages else names[:1]
+        if player.lora.rank:
             if player.model not in bases:
                 bases[player.model] = load_policy(player.model)
-            policies = add_adapters(bases[player.model], names, player.lora, config.seed, saved)
+            policies = add_adapters(bases[player.model], own, player.lora, config.seed, saved)
         else:
-            policies = load_with_averages(names, player.model, saved)
+            policies = load_with_averages(own, player.model, saved)
+        policies += policies[:1] * (len(names) - len(own))
         loaded[name] = PlayerPolicies(*(replace(policy, products=products(player.precision)) for policy in policies))
     return loaded
 
