@@ -65,7 +65,7 @@ def _settings(section: typing.Any, prefix: str) -> Iterator[tuple[str, str, str,
 
 def _type_name(hint: typing.Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
-        return "|".join(typing.get_args(hint))
+        return "|".join(map(str, typing.get_args(hint)))
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 

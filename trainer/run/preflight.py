@@ -106,9 +106,9 @@ def check_engine(config: Config) -> None:
     """Raises ConfigError for an engine that is not installed, or a setting of it that this machine has no use for."""
     if not shares_out(config):
         return
-    import_deepspeed()
     if config.zero.offload != "none" and collectives.device().type == "cpu":
         raise ConfigError(f"zero.offload={config.zero.offload}: everything is in the host's memory here; set none")
+    import_deepspeed()
 
 
 def precisions(config: Config) -> dict[str, Precision]:

@@ -68,3 +68,10 @@ def test_a_judge_of_another_family_needs_a_server(tmp_path):
     config = tiny_config(tmp_path, "judge.kind=model", f"judge.model={tmp_path / 'judge'}")
     with pytest.raises(ConfigError, match="a gpt2 cannot be sampled without a server"):
         preflight(config)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to be relieved")
+@pytest.mark.parametrize("offload", ["optimizer", "idle_player"])
+def test_offloading_from_a_cpu_is_refused(tmp_path, offload):
+    with pytest.raises(ConfigError, match=f"zero.offload={offload}: .*set none"):
+        preflight(tiny_config(tmp_path / "run", "engine=zero", f"zero.offload={offload}"))

@@ -93,7 +93,7 @@ def paper(name: str) -> dict:
     return {
         "output_dir": f"runs/{name.removeprefix('recipes/')}",
         "seed": 0, "steps": 1000, "batch_size": 32, "steps_per_batch": 4, "schedule": "joint", "steps_per_turn": 50,
-        "attention": "auto", "templates": None,
+        "engine": "single", "zero": {"stage": 3, "offload": "none"}, "attention": "auto", "templates": None,
         "seeds": {"files": ["harmful.jsonl", "benign.jsonl"], "benign_share": 0.5},
         "attacker": player | attacker | {"format": "think_prompt", "reward_from": "best", "learn_from_malformed": True},
         "defender": player
@@ -289,3 +289,16 @@ def test_the_environment_is_not_read(monkeypatch):
     config = load_config("tiny", ["defender.instruction=${oc.env:SECRET}", "seeds.files=['${oc.env:SECRET}']"])
     assert config.defender.instruction == config.seeds.files[0] == "${oc.env:SECRET}"
     assert "hunter2" not in to_yaml(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["zero.offload=optimizer"], "zero.offload=optimizer has no effect with engine=single"),
+        (["engine=zero", "zero.stage=0", "zero.offload=optimizer"], "zero.stage=0; set it to 1"),
+        (["engine=zero", "zero.stage=2", "zero.offload=idle_player"], "zero.stage=2; set it to 3"),
+    ],
+)
+def test_an_offload_that_cannot_be_done_is_refused(overrides, told):
+    with pytest.raises(ConfigError, match=told):
+        load_config("tiny", overrides)
