@@ -220,8 +220,8 @@ def import_deepspeed() -> Any:
         import deepspeed  # slow
     except ImportError as error:
         raise ConfigError(
-            "engine=zero: deepspeed is not installed; install it (pip install --no-build-isolation "
-            "'deepspeed>=0.19.8,<0.20'), or set engine=single"
+            "engine=zero: deepspeed is not installed; install it (pip install --no-build-isolation deepspeed==0.19.8), "
+            "or set engine=single"
         ) from error
     deepspeed.utils.logger.setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__ = {}  # no compiling: all that it would build here is a faster all-reduce for CPUs
