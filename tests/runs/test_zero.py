@@ -123,6 +123,9 @@ def test_a_run_goes_on_bit_for_bit_with_evaluations_and_a_recomputed_reference(t
     assert len(files) == 9 and all((whole / file).read_bytes() == (cut / file).read_bytes() for file in files)
     single = run_tiny(tmp_path / "single", *EXACT, *settings)
     assert_same_run(single, whole, 4)
+    measured = ((run / "evaluation.jsonl").read_text().splitlines() for run in (single, whole))
+    for ours, theirs in zip(*measured, strict=True):
+        assert json.loads(ours)["diversity"] == pytest.approx(json.loads(theirs)["diversity"], rel=1e-4)
 
 
 @pytest.mark.slow
