@@ -17,7 +17,7 @@ FLOORS = (
     ("wrappings",),
     ("models",),
     ("rollouts", "engines"),
-    ("judges", "learn"),
+    ("judges", "learn", "estimate"),
     ("game",),
     ("measure",),
     ("report",),

@@ -1,1 +1,1 @@
-"""The command line: advgame train | warmstart | evaluate | crossplay | report | redteam."""
+"""The command line: advgame train | warmstart | estimate | evaluate | crossplay | report | redteam."""

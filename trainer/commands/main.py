@@ -9,12 +9,13 @@ import warnings
 
 from advgame.trainer.base.errors import ConfigError, Outage, ServerWarning, Stopped
 from advgame.trainer.base.text import printable
-from advgame.trainer.commands import crossplay, evaluate, redteam, report, train, warmstart
+from advgame.trainer.commands import crossplay, estimate, evaluate, redteam, report, train, warmstart
 from advgame.trainer.commands.torchrun import is_first, report_failure
 
 COMMANDS = {
     "train": train,
     "warmstart": warmstart,
+    "estimate": estimate,
     "evaluate": evaluate,
     "crossplay": crossplay,
     "report": report,

@@ -6,6 +6,7 @@ Energy is read from the machine's own counters after every step (some wrap aroun
 if they can be read. They count all that the processors do, for this run or not.
 """
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ POWERCAP = Path("/sys/class/powercap")
 NVML_RANGE = 2.0**64 / 1e3
 """Joules at which NVML's counter of millijoules wraps around."""
 JOULES_PER_KWH = 3.6e6
+MEMORY = ("predicted_memory_gib", "measured_memory_gib")
+"""What the record of a run's first step says of a process's peak, above what it held before the models were loaded."""
+
+
+def peak_memory() -> int:
+    """Bytes of this process at its peak so far: on a GPU the allocator's, else those that were resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class EnergyMeter:
@@ -53,11 +63,13 @@ def summarise(records: list[dict], grid_intensity: float | None) -> dict:
     joules = {source: _sum([timing["joules"].get(source) for timing in timings]) for source in sources}
     kwh = {source: None if spent is None else spent / JOULES_PER_KWH for source, spent in joules.items()}
     measured = [spent for spent in kwh.values() if spent is not None]
+    compared = [{name: timing[name] for name in MEMORY} for timing in timings if MEMORY[0] in timing]
     return {
         "steps": len(records),
         "seconds": sum(timing["elapsed"] for timing in timings),
         "stages": {stage: sum(timing["stages"].get(stage, 0.0) for timing in timings) for stage in stages},
         "peak_memory_gib": max(timing["peak_memory_gib"] for timing in timings),
+        "first_step": compared[0] if compared else None,
         "sampled_tokens": sum(timing["sampled_tokens"] for timing in timings),
         "trained_tokens": sum(record[name].get("tokens", 0) for record in records for name in ("attacker", "defender")),
         "kwh": kwh,

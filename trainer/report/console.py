@@ -16,7 +16,7 @@ from advgame.trainer.base.text import one_line, printable
 from advgame.trainer.measure.rates import Rate
 from advgame.trainer.records import Game
 from advgame.trainer.report.labels import STEP
-from advgame.trainer.report.tables import evaluation_text
+from advgame.trainer.report.tables import evaluation_text, memory_text
 from advgame.trainer.report.wording import number, percent, percent_alone
 
 
@@ -47,6 +47,8 @@ class Progress:
             figures = (f"{name} {figure}" for name, figure in _figures(record))
             line = "  ".join([f"step {self._done}/{self._steps}", *figures, f"left {self._time_left()}"])
             self.console.print(Text(line), soft_wrap=True)
+        if "predicted_memory_gib" in record["timing"]:
+            self.console.print(Text(f"memory {memory_text(record['timing'])}"), soft_wrap=True)
         self._show_alarms(record["step"], record.get("alarms", []))
 
     def evaluation_done(self, step: int, record: dict) -> None:

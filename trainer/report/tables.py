@@ -106,6 +106,7 @@ def resources_rows(summary: dict) -> list[tuple[str, str]]:
     rows += [
         ("all", f"{summary['seconds']:.1f} s"),
         ("peak memory", f"{summary['peak_memory_gib']:.2f} GiB, of the first process"),
+        *([("memory, first step", memory_text(summary["first_step"]))] if summary["first_step"] else []),
         ("sampled tokens", f"{summary['sampled_tokens']:,}"),
         ("trained tokens", f"{summary['trained_tokens']:,}"),
     ]
@@ -116,6 +117,14 @@ def resources_rows(summary: dict) -> list[tuple[str, str]]:
         intensity = f"{summary['grid_intensity']:g} g per kWh"
         rows.append(("carbon", f"{summary['carbon_g']:.3g} g CO2e, of {sources}, at {intensity}"))
     return rows
+
+
+def memory_text(found: dict) -> str:
+    """A first step's peak memory beside its prediction, which is for samples as long as they may be."""
+    return (
+        f"{found['measured_memory_gib']:.2f} GiB at the peak, above the start; predicted "
+        f"{found['predicted_memory_gib']:.2f} GiB, for samples of full length"
+    )
 
 
 def _shown(text: str) -> str:

@@ -23,6 +23,7 @@ from advgame.trainer.records import Seed
 from advgame.trainer.rollouts.local import WITHOUT_SERVER, check_context
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.folder import SAMPLES
+from advgame.trainer.run.room import check_room
 from advgame.trainer.seeds import read_seeds
 from advgame.trainer.settings.schema import Config, JudgeConfig, Precision, shares_out
 
@@ -40,6 +41,8 @@ class Plan:
     """What the players are measured on; None without evaluations."""
     device: str
     """The models' device, and on CUDA its attention."""
+    predicted: float
+    """Bytes that a process takes at its peak, by prediction."""
 
     @property
     def saved(self) -> Path | None:
@@ -59,7 +62,9 @@ def preflight(config: Config) -> Plan:
     check_precision(precisions(config))
     check_engine(config)
     check_models(config, resumed)
-    return Plan(run, resumed, seeds, held_out, choose_device(config.attention))
+    with collectives.together():  # their GPUs may differ
+        predicted = check_room(config, checkpoint.folder(run, resumed) if resumed else None)
+    return Plan(run, resumed, seeds, held_out, choose_device(config.attention), predicted)
 
 
 def check_models(config: Config, resumed: int) -> None:

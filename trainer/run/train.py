@@ -1,10 +1,8 @@
 """The loop: play a batch of games, take its optimiser steps, save what happened."""
 
-import resource
 import time
 from collections.abc import Sequence
 
-import torch
 from rich.text import Text
 
 from advgame.trainer.base import collectives, stopping
@@ -20,6 +18,7 @@ from advgame.trainer.learn.step import Learner, learn
 from advgame.trainer.measure.idle import why_idle
 from advgame.trainer.measure.lately import Lately, idle_alarms, lately, loss_limit, skip_alarms
 from advgame.trainer.measure.metrics import game_metrics, sampled_tokens
+from advgame.trainer.measure.resources import peak_memory
 from advgame.trainer.models.load import quiet
 from advgame.trainer.records import Game, Item
 from advgame.trainer.report.console import Progress
@@ -28,6 +27,7 @@ from advgame.trainer.run.folder import EVALUATIONS, METRICS
 from advgame.trainer.run.lock import alone_in
 from advgame.trainer.run.players import make_evaluations, mismatches, refresh, set_up
 from advgame.trainer.run.preflight import Plan, preflight
+from advgame.trainer.run.room import compare
 from advgame.trainer.run.saver import Saver
 from advgame.trainer.run.summary import finished, sum_up, way_on
 from advgame.trainer.seeds import deal
@@ -66,6 +66,7 @@ def carry_on(plan: Plan, config: Config) -> None:
 
 def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
     """The steps that are left. Wherever a signal or an outage ends them, those that are finished are saved first."""
+    before = peak_memory()
     learners, match, games = set_up(plan, config, clock)
     evaluations = make_evaluations(plan, match, learners, config.seed)
     saver = Saver(plan.run, plan.resumed, games, learners, config, clock)
@@ -95,6 +96,8 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
             record["attacker"]["left_out"] = left_out
             latest, idle = watch(record, lessons, material, latest, config.alarms)
             record["timing"] = timing(time.perf_counter() - began, clock, games if index == 0 else [])
+            if step == plan.resumed:
+                record["timing"] |= compare(plan.predicted, before)
             saver.finish(record, share, games if index + 1 < config.steps_per_batch else [], lessons)
             progress.step_done(record, share)
             if evaluations and is_due(step, config.eval.every, config):
@@ -193,11 +196,10 @@ def is_due(step: int, every: int, config: Config) -> bool:
 def timing(seconds: float, clock: Clock, played: list[Game]) -> dict:
     """What depends on the clock or the machine. played: the games that the step sampled, on all processes."""
     sampling, sampled = clock.seconds(*SAMPLING), sampled_tokens(played)
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return {
         "seconds": seconds,
         "sampled_tokens": sampled,
         "sampled_tokens_per_second": sampled / sampling if played else None,
-        "peak_memory_gib": (peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**30,
+        "peak_memory_gib": peak_memory() / 2**30,
         "processes": collectives.world_size(),
     }

@@ -1,0 +1,1 @@
+"""What a run will take, predicted from shapes alone: memory, traffic, work and time. Models, not measurements."""
