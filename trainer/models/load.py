@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +70,8 @@ def load_with_averages(names: list[str], source: str, saved: Path | None) -> lis
 
 
 def quiet() -> None:
-    """Keeps transformers from showing progress of its own."""
+    """Keeps transformers from showing progress, and DeepSpeed, which it imports, from looking for an accelerator."""
+    os.environ.setdefault("DS_ACCELERATOR", collectives.device().type)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
