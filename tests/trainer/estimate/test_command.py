@@ -16,8 +16,8 @@ def test_what_it_prints_and_writes_agree(tmp_path, capsys):
     assert "Predicted from shapes, not measured: 8 x h100-80, engine single" in printed
     assert f"peak {record['peak'] / 1e9:.1f} GB" in printed and "does not fit" in printed
     assert not record["fits"]
-    assert {"gpus": 8, "engine": "zero"} in record["would_fit"]
-    assert "would fit: engine=zero\n" in printed
+    assert {"gpus": 8, "engine": "zero", "zero.offload": "idle_player"} in record["would_fit"]
+    assert "would fit: engine=zero zero.offload=idle_player\n" in printed
 
 
 def test_what_would_fit_does(capsys):

@@ -93,10 +93,12 @@ def paper(name: str) -> dict:
     return {
         "output_dir": f"runs/{name.removeprefix('recipes/')}",
         "seed": 0, "steps": 1000, "batch_size": 32, "steps_per_batch": 4, "schedule": "joint", "steps_per_turn": 50,
-        "engine": "single", "zero": {"stage": 3, "offload": "none"}, "attention": "auto", "templates": None,
+        "engine": "single" if lora else "zero", "zero": {"stage": 3, "offload": "none" if lora else "idle_player"},
+        "attention": "auto", "templates": None,
         "seeds": {"files": ["harmful.jsonl", "benign.jsonl"], "benign_share": 0.5},
         "attacker": player | attacker | {"format": "think_prompt", "reward_from": "best", "learn_from_malformed": True},
         "defender": player
+        | {"sampling": player["sampling"] | ({"batch_size": 8} if lora and not qwen else {})}  # a large cache
         | {"model": model, "format": "any", "instruction": "", "replay_seeds": False, "condition_on": "prompt"},
         "judge": PAPER_JUDGE | {"server": server | {"timeout": 600.0, "patience": 30.0, "extra": {}}},
         "eval": {"every": 0, "seeds": [], "attacks": [], "wrappings": [], "limit": 64, "greedy": False},
