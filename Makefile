@@ -1,5 +1,5 @@
 # make play    the demo: a real model, SmolLM2-135M, against itself, on a CPU, in nine minutes
-# make learn   60 steps of the same game, and then every attacker of it against every defender
+# make learn   24 steps of the same game, and then every attacker of it against every defender
 # make arena   a game that is learnt in minutes: tiny players, an exact judge
 # make check   lint, types and the fast tests, in under two minutes
 # make test    all of it: lint, types, the documentation, sanitizers, the whole test suite
@@ -29,7 +29,7 @@ MEMORY := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294
 play: .venv/play
 	$(MEMORY) $(BIN)/torchrun trainer/main.py --config demo $(ARGS)
 
-LONG := steps=60 eval.every=20 checkpoint.every=20 checkpoint.keep=9
+LONG := steps=24 eval.every=12 checkpoint.every=6 checkpoint.keep=4
 
 learn: .venv/play
 	$(MEMORY) $(BIN)/torchrun trainer/main.py --config demo output_dir=runs/learn $(LONG) $(ARGS)

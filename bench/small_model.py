@@ -181,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", help=f"beginnings of their names, with commas between; of {'; '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm")
-    parser.add_argument("--steps", type=int, default=40, help="of each run")
+    parser.add_argument("--steps", type=int, default=30, help="of each run")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time, each on one core")
     parser.add_argument("--runs", type=Path, default=Path("runs/small-model"), help="the runs are kept there")
     parser.add_argument("--json", type=Path, default=Path("runs/bench/small-model.json"), help="the plot goes beside")

@@ -125,10 +125,10 @@ def does(row: dict) -> str:
 
 
 def test_agrees_with_the_labels():
-    """Of 189 answers it sees in all but one whether they decline, and in 161 also whether they comply."""
+    """Of 295 answers it sees in all but one whether they decline, and in 252 also whether they comply."""
     agreed = [does(row) == row["label"] for row in LABELLED]
     declined = [(does(row) == "declined") == (row["label"] == "declined") for row in LABELLED]
-    assert len(LABELLED) == 189 and sum(declined) >= 187 and sum(agreed) >= 159
+    assert len(LABELLED) == 295 and sum(declined) >= 293 and sum(agreed) >= 250
     own = [agrees for agrees, row in zip(agreed, LABELLED, strict=True) if row["by"] == "author"]
     assert sum(own) >= len(own) - 2
 

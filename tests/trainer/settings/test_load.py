@@ -113,7 +113,7 @@ def test_every_field_of_a_recipe_is_the_papers(name):
     assert dataclasses.asdict(load_config(name, [])) == paper(name)
 
 
-@pytest.mark.parametrize(("name", "steps"), [("demo", 16), ("tiny", 10), ("trainer/configs/tiny.yaml", 10)])
+@pytest.mark.parametrize(("name", "steps"), [("demo", 12), ("tiny", 10), ("trainer/configs/tiny.yaml", 10)])
 def test_shipped_configs_load(name, steps, monkeypatch, request):
     monkeypatch.chdir(request.config.rootpath)
     assert load_config(name, []).steps == steps
