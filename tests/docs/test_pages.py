@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from torch.distributed.run import get_args_parser
 
 from advgame.trainer.commands.main import make_parser
 from advgame.trainer.seeds import read_seeds
@@ -90,7 +91,7 @@ def check_command(words: list[str], configs: dict[str, str]) -> None:
         assert {word for word in arguments if "=" not in word} <= TARGETS, words
     elif program == "torchrun":
         position = arguments.index("trainer/main.py")
-        assert all(re.fullmatch(r"--nproc-per-node=\d+", word) for word in arguments[:position]), words
+        parse(get_args_parser(), arguments[: position + 1])
         check_advgame(["train", *arguments[position + 1 :]], configs)
     elif program == "advgame":
         check_advgame(arguments, configs)
