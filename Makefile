@@ -1,4 +1,4 @@
-# make play    the demo: a real model, SmolLM2-135M, against itself, on a CPU, in nine minutes
+# make play    the demo: a real model, SmolLM2-135M, against itself, on a CPU: 12 steps of 50 s on 2 cores
 # make learn   24 steps of the same game, and then every attacker of it against every defender
 # make arena   a game that is learnt in minutes: tiny players, an exact judge
 # make check   lint, types and the fast tests, in under two minutes
