@@ -26,6 +26,7 @@ from advgame.kernels.fused import release_buffers
 from advgame.trainer.base import collectives
 from advgame.trainer.commands.torchrun import leave
 from advgame.trainer.estimate.plan import INSTRUCTION, SEED
+from advgame.trainer.estimate.predict import PLAYERS
 from advgame.trainer.learn.step import Learner, learn
 from advgame.trainer.models.load import quiet
 from advgame.trainer.records import Pair, Rollout
@@ -35,8 +36,6 @@ from advgame.trainer.run.fresh import check_fresh
 from advgame.trainer.run.players import make_learners, playing, who_plays
 from advgame.trainer.settings.load import load_config
 from advgame.trainer.settings.schema import Config
-
-PLAYERS = ("attacker", "defender")
 
 
 class Memory:

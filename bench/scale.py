@@ -23,6 +23,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from advgame.trainer.estimate.memory import memory
 from advgame.trainer.estimate.plan import plan, shapes_of
+from advgame.trainer.estimate.predict import PLAYERS
 from advgame.trainer.estimate.work import traffic
 from advgame.trainer.models.built.arena import make_tokenizer
 from advgame.trainer.models.load import quiet
@@ -30,7 +31,6 @@ from advgame.trainer.settings.load import load_config
 from advgame.trainer.settings.schema import Config
 
 FOOTPRINT = Path(__file__).parent / "footprint.py"
-PLAYERS = ("attacker", "defender")
 SIZES = {
     "10M": {"vocab_size": 8192, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8,
             "num_attention_heads": 8, "num_key_value_heads": 4},
@@ -66,8 +66,8 @@ def settings(model: Path, stage: int) -> list[str]:
     return found
 
 
-def measure(overrides: list[str], ranks: int) -> dict[str, float]:
-    """GB of the rank that takes most, and that it sends."""
+def footprints(overrides: list[str], ranks: int) -> list[dict[str, dict[str, float]]]:
+    """Of each rank, in bytes (bench/footprint.py)."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     ran = subprocess.run(
         [*launcher, str(FOOTPRINT), *overrides], capture_output=True, text=True, env=os.environ | TIGHT
@@ -75,6 +75,12 @@ def measure(overrides: list[str], ranks: int) -> dict[str, float]:
     lines = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
     if ran.returncode or len(lines) != ranks:
         raise RuntimeError(ran.stderr[-4000:])
+    return lines
+
+
+def measure(overrides: list[str], ranks: int) -> dict[str, float]:
+    """GB of the rank that takes most, and that it sends."""
+    lines = footprints(overrides, ranks)
     largest = {name: max(line["memory"][name] for line in lines) for name in lines[0]["memory"]}
     found = {"held": largest["held"]}
     for name in PLAYERS:

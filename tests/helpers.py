@@ -1,11 +1,13 @@
 """Small real things for the trainer's tests."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -18,6 +20,8 @@ from advgame.trainer.settings.schema import Config
 
 MAIN = Path(__file__).parents[1] / "trainer" / "main.py"
 MODELS = ("attacker", "attacker_ema", "defender", "defender_ema")
+
+needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 
 
 def tiny_config(output_dir: Path, *overrides: str) -> Config:

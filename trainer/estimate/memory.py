@@ -109,7 +109,7 @@ def bucket(player: Player, plan: Plan) -> float:
 
 
 def waiting(player: Player, plan: Plan) -> float:
-    """What of a player that learns is in its host's memory, for good or but for its steps."""
+    """Bytes of a player that learns in its host's memory: for the whole run, or except during the player's steps."""
     if not shards(player, plan) or plan.zero.offload == "none":
         return 0.0
     summed = 8 if plan.zero.offload == "optimizer" else 0  # gradients, by pack and in the shards' layout
@@ -269,7 +269,6 @@ def loss(player: Player, plan: Plan) -> float:
     probs = load.bytes * shape.vocab * chunk
     work = 1.25 * probs + shape.vocab * chunk / 8 + 176 * shape.vocab + 4.0 * chunk * shape.hidden
     sums = (3.0 if half else 4.0) * shape.head * trains_head
-    widened = (
-        6.0 * shape.head if trains_head and half and not shards(player, plan) else 0.0
-    )  # the gradient, in both dtypes
+    in_both_dtypes = trains_head and half and not shards(player, plan)
+    widened = 6.0 * shape.head if in_both_dtypes else 0.0  # the gradient
     return copy + max(work + sums, widened)

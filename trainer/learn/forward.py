@@ -29,7 +29,7 @@ class Player(nn.Module):
     """
 
     def __init__(self, policy: Policy, objective: Objective, hooked: bool = False):
-        """hooked: whether the engine sees gradients by autograd's hooks only, so that embeddings must go through it."""
+        """hooked: if the engine sees gradients through autograd's hooks alone, embeddings are left to it as well."""
         super().__init__()
         self.model = policy.model
         self.policy, self.objective, self.hooked = policy, objective, hooked

@@ -1,6 +1,5 @@
 """DeepSpeed's engine against the plain one, over gloo: the same losses, weights and averages, at every stage."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import zeroranks
+from helpers import needs_deepspeed
 from zeroranks import Case
 
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.engines.zero import import_deepspeed
-
-needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 
 STAGES, LOSSES = (1, 2, 3), ("dpo", "ipo", "grpo")
 
