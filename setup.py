@@ -4,7 +4,8 @@ import os
 import platform
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.errors import CompileError
 
 NO_TORCH = """
 advgame: torch is not importable in this build, so the C++ operators (csrc/) are NOT built and the kernels
@@ -23,17 +24,24 @@ def extension() -> dict:
     flags = ["/O2", "/std:c++20", "/openmp:experimental"]
     if os.name == "posix":
         # Loops vectorise only where they need not set errno or raise floating point exceptions.
-        flags = ["-O3", "-std=c++20", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall"]
+        # -g0: the flags that Python was built with ask for debugging information, which takes longer than the code.
+        flags = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall"]
         if platform.machine() == "x86_64":
             flags += ["-mprefer-vector-width=512"]
+
+    class Build(BuildExtension):
+        """Several files at a time if ninja is installed, otherwise one after another."""
+
+        def build_extension(self, ext: Extension) -> None:
+            try:
+                super().build_extension(ext)
+            except RuntimeError as error:  # ninja's, which `optional` does not know
+                raise CompileError(str(error)) from error
+
     # optional: without a working compiler the install goes on, and advgame.kernels says so when imported.
     headers = [str(path) for path in Path("csrc").glob("*.h")]
     operators = CppExtension("advgame.kernels._C", sources, depends=headers, extra_compile_args=flags, optional=True)
-    return {
-        "ext_modules": [operators],
-        # plain distutils rather than ninja: only its compile errors are caught by `optional`.
-        "cmdclass": {"build_ext": BuildExtension.with_options(use_ninja=False)},
-    }
+    return {"ext_modules": [operators], "cmdclass": {"build_ext": Build}}
 
 
 setup(**extension())

@@ -3,6 +3,11 @@
 // A pack is a forest of segments. A block is up to 64 tokens of one segment, as queries; its keys are the segments
 // above it, from the root down, and its own segment up to the block's last token. The query heads that share a key head
 // are rows of the same products. All scores of a block are held at once, so its softmax needs no second pass.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros_like.h>
+
 #include "checks.h"
 #include "head.h"
 

@@ -1,5 +1,9 @@
 #include "columns.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
 namespace advgame {
 namespace {
 

@@ -3,6 +3,8 @@
 // A block holds 16 tokens of a key head: keys transposed, [D, 16], so that the scores of 16 tokens are one vector and
 // need no sum across it; values as they are, [16, D]. A sequence is a list of pieces, each a run of tokens that begins
 // with a block: what many sequences begin with is stored once and named by each of them.
+#include <ATen/ops/empty_like.h>
+
 #include "checks.h"
 #include "head.h"
 

@@ -1,6 +1,10 @@
 #include "factor.h"
 
 #include <ATen/native/CPUBlas.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mm.h>
 
 #include "panels.h"
 
@@ -102,7 +106,7 @@ Factor::Factor(const at::Tensor& matrix, Precision precision)
     : columns_(matrix.size(1)), limit_(std::max<int64_t>(2, int64_t(precision))) {
   const int64_t k = matrix.size(0), n = columns_;
   const bool whole = matrix.scalar_type() == at::kBFloat16, empty = matrix.numel() == 0;
-  if (!has_tiles() && !empty && has_panels(matrix.scalar_type()) && !(whole && k % 2)) {
+  if (!has_tiles() && !empty && has_wide_panels() && has_panels(matrix.scalar_type()) && !(whole && k % 2)) {
     panels_ = pack_panels(matrix);
     return;
   }

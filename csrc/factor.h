@@ -20,7 +20,7 @@ enum class Precision {
 };
 
 // The right-hand factor [K, N] of many products. A bfloat16 matrix is a single part. Without AMX, panels.h multiplies
-// float32 and, with AVX512_BF16, bfloat16 as they are; other processors multiply everything in float32.
+// float32 by AVX-512 and bfloat16 by AVX512_BF16; PyTorch multiplies everything else, in float32.
 class Factor {
  public:
   Factor(const at::Tensor& matrix, Precision precision);  // [K, N], float32 or bfloat16, any strides

@@ -6,9 +6,9 @@
 // after their GEMM.
 #pragma once
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <torch/library.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include <bit>
 #include <cfloat>

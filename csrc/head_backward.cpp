@@ -6,6 +6,11 @@
 //   dX = dL_A W_A,   dW_A += dL_A^T X.
 // dX still accounts for the dropped columns: a token's dropped mass S_t is known, and sum_{v not in A} p_tv W_v is
 // close to S_t times the |c|-weighted mean embedding of the group's dropped columns.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
+
 #include "checks.h"
 #include "columns.h"
 #include "factor.h"

@@ -1,4 +1,7 @@
 // Logits of a chunk of tokens, and the statistics of each token's distribution, tile by tile of the vocabulary.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+
 #include "checks.h"
 #include "factor.h"
 

@@ -1,4 +1,7 @@
 // The layers between the products of a transformer, each in one pass over memory: RMS norms and gated activations.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
 #include "checks.h"
 #include "head.h"
 

@@ -1,13 +1,54 @@
 // Linear layers for sampling: few rows at a time through the same weights, which are packed once for it (panels.h).
+// AMX reads panels of bfloat16 as they are.
+#include <ATen/native/CPUBlas.h>
+#include <ATen/ops/empty.h>
+
 #include "checks.h"
+#include "factor.h"
 #include "head.h"
 #include "panels.h"
 
 namespace advgame {
 namespace {
 
+namespace blas = at::native::cpublas;
+
 constexpr int64_t kRows = 96;        // rows whose sums are held at a time
 constexpr int64_t kGrain = 1 << 18;  // products that are worth a thread of their own
+
+// Asks for a panel, which is read once its turn comes.
+void prefetch(const void* panel, int64_t bytes) {
+  const char* begin = static_cast<const char*>(panel);
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(begin + i, 0, 2);
+}
+
+// to [n] = sums + bias.
+ADVGAME_MULTIVERSION
+void add_bias(const float* __restrict sums, const float* __restrict bias, int64_t n, float* __restrict to) {
+  if (bias)
+    for (int64_t i = 0; i < n; ++i) to[i] = sums[i] + bias[i];
+  else
+    std::copy_n(sums, n, to);
+}
+
+ADVGAME_MULTIVERSION
+void add_bias(const float* __restrict sums, const float* __restrict bias, int64_t n, uint16_t* __restrict to) {
+  if (bias)
+    for (int64_t i = 0; i < n; ++i) narrow(sums[i] + bias[i], to[i]);
+  else
+    for (int64_t i = 0; i < n; ++i) narrow(sums[i], to[i]);
+}
+
+// sums [rows, 64] = left [rows, k numbers, or pairs] x panel.
+void multiply(int64_t rows, int64_t k, const float* left, const float* panel, float* sums, bool) {
+  multiply_panel(rows, k, left, k, 1, panel, sums, kWidth, /*add=*/false);
+}
+
+void multiply(int64_t rows, int64_t k, const uint32_t* left, const uint32_t* panel, float* sums, bool by_tiles) {
+  if (!by_tiles) return multiply_panel(rows, k, left, k, 1, panel, sums, kWidth, /*add=*/false);
+  blas::brgemm(rows, kWidth, 2 * k, 2 * k, kWidth, kWidth, /*add=*/false, reinterpret_cast<const at::BFloat16*>(left),
+               reinterpret_cast<const at::BFloat16*>(panel), sums);
+}
 
 // x [rows, K] times all panels, plus bias, into out [rows, columns].
 template <typename T, typename Out>
@@ -16,19 +57,21 @@ void multiply_rows(const at::Tensor& x, const at::Tensor& packed, const float* b
   const T* left = static_cast<const T*>(x.const_data_ptr());
   const T* weights = static_cast<const T*>(packed.const_data_ptr());
   Out* to = static_cast<Out*>(out.mutable_data_ptr());
+  const bool by_tiles = std::is_same_v<T, uint32_t> && has_tiles();
   const int64_t grain = 1 + kGrain / std::max<int64_t>(1, rows * k * kWidth);
   at::parallel_for(0, panels, grain, [&](int64_t begin, int64_t end) {
     std::vector<float> sums(std::min(rows, kRows) * kWidth);
     for (int64_t p = begin; p < end; ++p) {
+      if (by_tiles && p + 1 < end) prefetch(weights + (p + 1) * k * kWidth, k * kWidth * sizeof(T));
       const int64_t first = p * kWidth, width = std::min(kWidth, columns - first);
       for (int64_t r = 0; r < rows; r += kRows) {
         const int64_t n = std::min(kRows, rows - r);
-        multiply_panel(n, k, left + r * k, k, 1, weights + p * k * kWidth, sums.data(), kWidth, /*add=*/false);
+        multiply(n, k, left + r * k, weights + p * k * kWidth, sums.data(), by_tiles);
         for (int64_t i = 0; i < n; ++i)
-          for (int64_t c = 0; c < width; ++c)
-            to[(r + i) * columns + first + c] = Out(sums[i * kWidth + c] + (bias ? bias[first + c] : 0.f));
+          add_bias(sums.data() + i * kWidth, bias ? bias + first : nullptr, width, to + (r + i) * columns + first);
       }
     }
+    if (by_tiles) release_tiles();
   });
 }
 
@@ -65,7 +108,7 @@ at::Tensor packed_linear(const at::Tensor& x, const at::Tensor& packed, const st
   at::Tensor out = at::empty({rows.size(0), columns}, x.options().dtype(whole ? at::kFloat : dtype));
   if (!half) multiply_rows<float, float>(rows, packed, b, out);
   if (half && whole) multiply_rows<uint32_t, float>(rows, packed, b, out);
-  if (half && !whole) multiply_rows<uint32_t, at::BFloat16>(rows, packed, b, out);
+  if (half && !whole) multiply_rows<uint32_t, uint16_t>(rows, packed, b, out);
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = columns;
   return out.view(shape);

@@ -1,8 +1,10 @@
 // A pool of large float32 buffers. One that is freed is kept for the next call, as in a GPU's caching allocator: on a
 // CPU the page faults of fresh memory can cost as much as the GEMM whose result goes there. A request takes the
 // smallest buffer that is large enough; if none is, the largest is released and a new one is mapped.
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/safe_numerics.h>
 
 #include <cstring>

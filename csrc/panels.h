@@ -1,8 +1,9 @@
-// Products with panels of 64 columns, by AVX-512: six rows at a time, whose 6 x 64 sums fit the registers.
+// Products with panels of 64 columns, six rows at a time: by AVX-512, whose registers hold their 6 x 64 sums, or by
+// AVX2.
 //
 // A panel is [K, 64] float32, or [K / 2, 64] pairs of bfloat16, contiguous, so that each step over K reads whole cache
-// lines in order. Sums are float32 and run over K in order, for one row as for six: a row's result does not depend on
-// the rows beside it.
+// lines in order. By AVX2 it is four strips of [K, 16], one after another, for the same reason. Sums are float32 and
+// run over K in order, for one row as for six: a row's result does not depend on the rows beside it.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,8 +14,11 @@ namespace advgame {
 
 constexpr int64_t kWidth = 64;  // columns of a panel
 
-// Whether this processor has them for this dtype: AVX-512, and AVX512_BF16 for bfloat16.
+// Whether this processor has them for this dtype: AVX2 or AVX-512 for float32, AVX512_BF16 for bfloat16.
 bool has_panels(at::ScalarType dtype);
+
+// Whether they are by AVX-512, and then as fast for many rows as for few: by AVX2, PyTorch's products are faster there.
+bool has_wide_panels();
 
 inline int64_t panels_of(int64_t columns) { return (columns + kWidth - 1) / kWidth; }
 

@@ -19,10 +19,8 @@ class PackedWeight(NamedTuple):
 
 
 def packs(dtype: torch.dtype) -> bool:
-    """Whether this CPU multiplies packed weights: with AVX-512, and for bfloat16 with AVX512_BF16 and no AMX, by which
-    torch multiplies faster."""
-    operators = torch.ops.advgame
-    return BUILT and operators.has_panels(dtype) and not (dtype == torch.bfloat16 and operators.has_tiles())
+    """Whether this CPU multiplies packed weights: with AVX2 or AVX-512, and for bfloat16 with AVX512_BF16."""
+    return BUILT and torch.ops.advgame.has_panels(dtype)
 
 
 def pack_weight(weight: Tensor) -> PackedWeight:
