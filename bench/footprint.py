@@ -9,7 +9,6 @@ before the players were loaded: resident memory, or on CUDA the allocator's. Wha
 by rings.
 """
 
-import ctypes
 import gc
 import json
 import os
@@ -20,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support.measure import resident
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from advgame.kernels.fused import release_buffers
 from advgame.trainer.base import collectives
+from advgame.trainer.base.memory import give_back_freed
 from advgame.trainer.commands.torchrun import leave
 from advgame.trainer.estimate.plan import INSTRUCTION, SEED
 from advgame.trainer.estimate.predict import PLAYERS
@@ -50,19 +51,14 @@ class Memory:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         else:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            give_back_freed()
             Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
     def now(self) -> int:
-        return torch.cuda.memory_allocated() if torch.cuda.is_available() else _resident("VmRSS")
+        return torch.cuda.memory_allocated() if torch.cuda.is_available() else resident()
 
     def largest(self) -> int:
-        return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _resident("VmHWM")
-
-
-def _resident(field: str) -> int:
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return 1024 * int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])
+        return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident("VmHWM")
 
 
 class Sent(TorchDispatchMode):

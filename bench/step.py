@@ -36,7 +36,6 @@ from advgame.trainer.learn.loss import make_objective
 from advgame.trainer.learn.recompute import Recompute
 from advgame.trainer.learn.step import Learner, accumulate, follow
 from advgame.trainer.models.head import head
-from advgame.trainer.models.policy import products
 from advgame.trainer.packs import Group, pack, plan_packs
 from advgame.trainer.records import Pair
 from advgame.trainer.settings.schema import LossConfig, Precision
@@ -124,14 +123,15 @@ def trainers(
     share_prefixes: bool = True,
     recompute: Recompute = "cheap",
     filter_eps: float = LossConfig().filter_eps,
-    precision: Precision = "auto",
+    precision: Precision | None = None,
 ) -> Backward:
-    """What the trainer does, with these ideas on or off."""
+    """What the trainer does, with these ideas on or off. precision: None is bfloat16 on CUDA, and float32 on CPUs."""
 
     def backward(learner: Learner, pairs: list[Pair]) -> None:
         loss = dataclasses.replace(learner.config.loss, filter_eps=filter_eps)
         config = dataclasses.replace(learner.config, reference=reference, loss=loss)
-        policy = dataclasses.replace(learner.policies.policy, products=products(precision))
+        policy = learner.policies.policy
+        policy = policy.multiplying_in(precision) if precision else policy
         player = Player(policy, make_objective(loss))
         accumulate(dataclasses.replace(learner, player=player, config=config), pairs, share_prefixes, recompute)
 

@@ -5,7 +5,7 @@ import platform
 import torch
 
 from advgame.kernels.packed import packs
-from advgame.trainer.rollouts.speed import processor
+from advgame.trainer.models.precision import processor
 
 
 def machine() -> str:

@@ -1,6 +1,5 @@
 """Time and memory, measured the same way for everyone."""
 
-import ctypes
 import gc
 import statistics
 import time
@@ -8,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from advgame.trainer.base.memory import give_back_freed
 
 
 def synchronize() -> None:
@@ -52,13 +53,14 @@ def peak_memory(run: Callable[[], object]) -> int:
         run()
         synchronize()
         return torch.cuda.max_memory_allocated() - before
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    give_back_freed()
     Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back to what is resident now
-    before = _resident("VmRSS")
+    before = resident()
     run()
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
-def _resident(field: str) -> int:
+def resident(field: str = "VmRSS") -> int:
+    """Bytes of this process, as Linux counts them: held now, or VmHWM, at the peak."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])

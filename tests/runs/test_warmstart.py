@@ -158,6 +158,7 @@ def test_the_printed_config_is_what_was_run(files, tmp_path, capsys):
         (["examples=20"], "examples=20: not whole steps of batch_size=8 examples; set it to 24"),
         (["optimizer.lr=0"], "optimizer.lr=0: nothing would be learnt"),
         (["optimizer.max_loss_ratio=2"], "optimizer.max_loss_ratio=2.0: for the game only"),
+        (["optimizer.decay_steps=2"], "optimizer.decay_steps=2: for the game only"),
         (["held_out.seeds=[]"], "held_out.wrappings="),
         (["defender.comply.heavy=1.1"], "defender.comply.heavy=1.1: must be between 0 and 1"),
         (["judge.kind=arena"], "judge.kind=arena"),

@@ -2,19 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from advgame.trainer.models.precision import dtype_of_products
 from advgame.trainer.settings.schema import Precision
-
-
-def products(precision: Precision) -> torch.dtype:
-    """The dtype of the training step's matrix products on this machine."""
-    half = torch.cuda.is_available() if precision == "auto" else precision == "bfloat16"
-    return torch.bfloat16 if half else torch.float32
 
 
 @dataclass(frozen=True)
@@ -25,8 +20,18 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     adapter: str | None = None
     """The LoRA adapter that turns a shared model into this policy; None if the whole model is its own."""
-    products: torch.dtype = field(default_factory=lambda: products("auto"))
+    products: torch.dtype = field(
+        default_factory=lambda: torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    )
     """The dtype of matrix products when packs are forwarded; weights, sums and norms are float32."""
+
+    def multiplying_in(self, precision: Precision) -> "Policy":
+        return replace(self, products=self.dtype_of(precision))
+
+    def dtype_of(self, precision: Precision) -> torch.dtype:
+        """Of matrix products with this model, here."""
+        hidden_size = self.model.config.get_text_config().hidden_size
+        return dtype_of_products(precision, hidden_size, self.model.device.type == "cuda")
 
     @property
     def root(self) -> nn.Module | None:

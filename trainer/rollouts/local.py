@@ -6,7 +6,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from advgame.kernels import sample_top_p
 from advgame.kernels.decoding import BLOCK, blocks_of
@@ -21,11 +20,8 @@ from advgame.trainer.rollouts.base import Request
 from advgame.trainer.rollouts.decoder import Cache, Decoder, Tokens
 from advgame.trainer.rollouts.prefixes import Piece, place
 from advgame.trainer.rollouts.replay import make_step
-from advgame.trainer.rollouts.speed import bfloat16_pays
 from advgame.trainer.settings.schema import Precision, SamplingConfig
 
-SMALLEST_IN_BFLOAT16 = 256
-"""Hidden size from which bfloat16 pays on a CPU."""
 WITHOUT_SERVER = "sampled without a server"
 WAVE = 4
 """Requests whose prompts are in the cache at a time, as a multiple of the slots."""
@@ -39,7 +35,7 @@ class LocalSampler:
         check_layers(policy.model.config, policy.model.name_or_path, what=WITHOUT_SERVER)
         self.policy, self._name, self._version = policy, name, 0
         self._stop_ids = frozenset(policy.stop_ids)
-        self.dtype = sampling_dtype(precision, policy.model)
+        self.dtype = policy.dtype_of(precision)
         self._decoder = Decoder(policy.model, self.dtype)
         if policy.adapter:
             for weight_name, weight in policy.model.named_parameters():
@@ -180,14 +176,6 @@ class _Sample:
     """Of the prompt, in the cache."""
     block: int = 0
     """Where its own tokens begin."""
-
-
-def sampling_dtype(precision: Precision, model: PreTrainedModel) -> torch.dtype:
-    """The dtype that a model of this size and on this device is sampled in."""
-    if precision != "auto":
-        return torch.float32 if precision == "float32" else torch.bfloat16
-    large = model.config.get_text_config().hidden_size >= SMALLEST_IN_BFLOAT16
-    return torch.bfloat16 if model.device.type == "cuda" or (large and bfloat16_pays()) else torch.float32
 
 
 def check_context(policy: Policy, prompt_tokens: int, max_new_tokens: int, name: str) -> None:

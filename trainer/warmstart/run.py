@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from advgame.trainer.models.load import (
     read_architecture,
     save_policy,
 )
-from advgame.trainer.models.policy import Policy, products
+from advgame.trainer.models.policy import Policy
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Demonstration
 from advgame.trainer.rollouts.local import check_context
@@ -112,7 +112,7 @@ def set_up(plan: Plan, config: WarmstartConfig) -> tuple[Learner, list[Demonstra
         (policy,) = add_adapters(load_policy(config.model), [config.player], config.lora, config.seed, plan.saved)
     else:
         (policy,) = load_with_averages([config.player], config.model, plan.saved)
-    pupil = make_pupil(replace(policy, products=products(config.precision)), config)
+    pupil = make_pupil(policy.multiplying_in(config.precision), config)
     if plan.saved:
         checkpoint.load(plan.saved, [pupil])
     items = [demonstrate(example, policy) for example in plan.examples]

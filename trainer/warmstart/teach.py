@@ -1,5 +1,6 @@
 """One step of teaching: examples as tokens, and the loss that makes their answers likelier."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -68,7 +69,7 @@ def make_pupil(policy: Policy, config: WarmstartConfig) -> Learner:
 
 def teach(pupil: Learner, items: Sequence[Demonstration], step: int, steps: int) -> dict:
     """Step number `step` of `steps`. Returns its metrics; raises FloatingPointError if a number of it is not finite."""
-    lr = learning_rate(pupil.config.optimizer, step) * (1 - step / steps)  # decays to nothing
+    lr = learning_rate(pupil.config.optimizer, step, math.inf) * (1 - step / steps)  # decays to nothing
     metrics = take_step(pupil, items, lr)
     if "skipped" in metrics:
         raise FloatingPointError(f"step {step + 1}: {metrics['skipped']}")

@@ -57,7 +57,7 @@ def test_the_loss_is_weighted_cross_entropy_whatever_the_packs(player, first, to
 
 def test_a_step_is_adamw_after_clipping_and_warming_up():
     settings = ["model=tiny", "optimizer={lr: 1e-2, betas: [0.8, 0.9], weight_decay: 0.1, warmup_steps: 4}"]
-    settings += ["optimizer.max_grad_norm=0.5", "defender.first_tokens_weight=2"]
+    settings += ["optimizer.max_grad_norm=0.5", "defender.first_tokens_weight=2", "precision=float32"]
     pupil = make_pupil(load_policy("tiny"), load_warmstart(None, settings))
     model = pupil.policies.policy.model
     items, expected = random_demonstrations(model.config.vocab_size), copy.deepcopy(model)
@@ -70,7 +70,9 @@ def test_a_step_is_adamw_after_clipping_and_warming_up():
     assert metrics["examples"] == 9 and metrics["lr"] == pytest.approx(2.5e-3)
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4) and norm > 0.5
     for after, wanted in zip(model.parameters(), expected.parameters(), strict=True):
-        assert (after - wanted).square().mean().sqrt() < 5e-3 * 2.5e-3  # rounding decides where a gradient is 0
+        apart, gradient = (after - wanted).abs(), wanted.grad.abs()
+        assert apart.max() < 2.01 * 2.5e-3  # Adam steps by a gradient's sign, which rounding decides near 0
+        assert apart[gradient > 1e-3 * gradient.max()].max() < 1e-3 * 2.5e-3
 
 
 def test_the_learning_rate_rises_and_then_falls_to_nothing():

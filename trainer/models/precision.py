@@ -1,4 +1,4 @@
-"""Whether a CPU is fast at bfloat16: by AMX, by AVX512_BF16 on some processors and not on others, or not at all."""
+"""The dtype of matrix products. CPUs are fast at bfloat16 by AMX, some of them by AVX512_BF16, and many not at all."""
 
 import functools
 import hashlib
@@ -12,15 +12,26 @@ import torch
 from advgame.kernels.packed import pack_weight, packed_linear
 from advgame.trainer.base.files import adding_folder, write_text
 from advgame.trainer.models.sources import cache_folder
+from advgame.trainer.settings.schema import Precision
 
 PAYS = 1.3
 """Times as fast as float32."""
+SMALLEST_IN_BFLOAT16 = 256
+"""Hidden size from which bfloat16 pays on a CPU."""
 ROWS, WIDTH, COLUMNS, REPEATS = 32, 576, 1536, 15
+
+
+def dtype_of_products(precision: Precision, hidden_size: int, cuda: bool) -> torch.dtype:
+    """In training and in sampling, of a model of this size on CUDA or on this machine's CPU."""
+    if precision != "auto":
+        return torch.float32 if precision == "float32" else torch.bfloat16
+    half = cuda or (hidden_size >= SMALLEST_IN_BFLOAT16 and bfloat16_pays())
+    return torch.bfloat16 if half else torch.float32
 
 
 @functools.cache
 def bfloat16_pays() -> bool:
-    """Measured once on a machine and kept in its cache folder: all processes and all runs sample in the same dtype."""
+    """Measured once on a machine and kept in its cache folder: all processes and all runs compute in the same dtype."""
     machine = f"{processor()} / {torch.get_num_threads()} threads / torch {torch.__version__}"
     folder = cache_folder() / f"products-{hashlib.sha256(machine.encode()).hexdigest()[:12]}"
     if not folder.exists():
