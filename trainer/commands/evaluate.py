@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 def measure(config: Config, held_out: "HeldOut", saved: Path) -> dict:
     """The checkpoint's evaluation, as in evaluation.jsonl, and under `start` that of the players the run began with."""
     from advgame.trainer.game.play import Match
-    from advgame.trainer.measure.evaluation import evaluate, initial_attacks
+    from advgame.trainer.measure.evaluation import attack_held_out, evaluate
     from advgame.trainer.models.load import load_policy, quiet
     from advgame.trainer.rollouts.local import LocalSampler
     from advgame.trainer.run.players import load_policies, playing
@@ -67,10 +67,12 @@ def measure(config: Config, held_out: "HeldOut", saved: Path) -> dict:
     rules, draws = make_rules(config), (config.seed, "evaluation")
     attacker = LocalSampler(load_policy(config.attacker.model), "attacker", config.attacker.sampling.precision)
     defender = LocalSampler(load_policy(config.defender.model), "defender", config.defender.sampling.precision)
-    initial = initial_attacks(attacker, rules, held_out, draws)
-    start = evaluate(Match(attacker, defender, rules), held_out, initial, draws, defender.policy)
+    initial = attack_held_out(attacker, rules, held_out, draws)
+    shown = {"current": initial, "initial": initial}
+    start = evaluate(Match(attacker, defender, rules), held_out, shown, draws, defender.policy)
     loaded = load_policies(config, saved)
     attacker = playing(loaded["attacker"], config.attacker, "attacker")
     defender = playing(loaded["defender"], config.defender, "defender")
-    now = evaluate(Match(attacker, defender, rules), held_out, initial, draws, defender.policy, start)
+    shown = {"current": attack_held_out(attacker, rules, held_out, draws), "initial": initial}
+    now = evaluate(Match(attacker, defender, rules), held_out, shown, draws, defender.policy, start)
     return now | {"start": start}

@@ -5,11 +5,12 @@ same in every evaluation, so that only the players differ.
 """
 
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
 
 from advgame.trainer.base.clock import Clock
 from advgame.trainer.base.collectives import gather_from, my_share
 from advgame.trainer.base.randomness import Key
-from advgame.trainer.game.play import Match, Rules, answer, game_keys, play, write
+from advgame.trainer.game.play import Match, Rules, answer, game_keys, write
 from advgame.trainer.measure.alarms import alarms, signs
 from advgame.trainer.measure.attempts import Attempt, attempts_of
 from advgame.trainer.measure.detection import detect
@@ -61,34 +62,35 @@ def measuring(rules: Rules, greedy: bool) -> Rules:
     )
 
 
-def initial_attacks(attacker: Sampler, rules: Rules, held_out: HeldOut, draws: Key) -> list[Game]:
-    """What an attacker writes for the held-out seeds: played at the start, answered in every evaluation."""
+def attack_held_out(attacker: Sampler, rules: Rules, held_out: HeldOut, draws: Key) -> list[Game]:
+    """What an attacker writes for the held-out seeds, not yet answered."""
     seeds, keys = my_share(held_out.seeds), my_share(game_keys(draws, len(held_out.seeds)))
     return gather_from(lambda: write(measuring(rules, held_out.greedy), attacker, seeds, keys, Clock()))
 
 
 def evaluate(
-    match: Match, held_out: HeldOut, initial: list[Game], draws: Key, embedder: Policy, start: dict | None = None
+    match: Match,
+    held_out: HeldOut,
+    attacks: dict[str, list[Game]],
+    draws: Key,
+    embedder: Policy,
+    start: dict | None = None,
 ) -> dict:
-    """Rates and detection under the attacker, `initial` attacks, written ones and plain seeds; diversity; samples.
+    """Rates and detection under `attacks`, written ones and plain seeds; diversity; samples.
 
-    The match has the run's rules. The embedder says how similar two attacks are (see `diversity`). `start` is the
-    record of the run's start, which drift is measured from; None if this is it.
+    attacks: `current` ones, of the match's attacker, and `initial` ones, of the attacker as it was at the start; not
+    yet answered. The match has the run's rules. The embedder says how similar two attacks are (see `diversity`).
+    `start` is the record of the run's start, which drift is measured from; None if this is it.
     """
-    measured = replace(match, rules=measuring(match.rules, held_out.greedy))
-    played = {
-        "current": play(measured, held_out.seeds, draws, Clock()),
-        "initial": _answered(measured, initial, draws),
-        "written": _answered(measured, written(held_out.attacks), draws),
-        "plain": _answered(measured, plain(held_out.seeds), draws),
-    }
-    success_score = match.rules.judging.success_score
+    rules, success_score = match.rules, match.rules.judging.success_score
+    shown = attacks | {"written": written(held_out.attacks), "plain": plain(held_out.seeds)}
+    played = _answered(measuring(rules, held_out.greedy), match.defender, shown, draws)
     record = {
         name: measured_of(games, success_score) | asdict(detect(games, success_score, (*draws, "seeds")))
         for name, games in played.items()
     } | {
         "diversity": diversity(different_texts(played["current"]), embedder),
-        "signs": signs(played["current"], played["plain"], match.rules, start),
+        "signs": signs(played["current"], played["plain"], rules, start),
         "samples": [asdict(sample) for sample in samples(played["written"] or played["current"], success_score)],
     }
     return record | {"alarms": alarms(record, start)}
@@ -120,7 +122,11 @@ def measured_of(games: list[Game], success_score: float) -> dict:
     return {name: known[name] for name in (*kept, "deflection_score", "compliance_score")}
 
 
-def _answered(match: Match, games: list[Game], draws: Key) -> list[Game]:
-    """The games of all processes, each of which answers its share."""
-    keys = my_share(game_keys(draws, len(games)))
-    return gather_from(lambda: answer(match.rules, match.defender, my_share(games), keys, Clock()))
+def _answered(rules: Rules, defender: Sampler, shown: dict[str, list[Game]], draws: Key) -> dict[str, list[Game]]:
+    """All at once, as a sampler is fastest with many; a list under two names once. Each process answers its share."""
+    different = {id(games): games for games in shown.values()}
+    games = list(chain.from_iterable(different.values()))
+    keys = [key for games in different.values() for key in game_keys(draws, len(games))]
+    rest = iter(gather_from(lambda: answer(rules, defender, my_share(games), my_share(keys), Clock())))
+    answered = {same: list(islice(rest, len(games))) for same, games in different.items()}
+    return {name: answered[id(games)] for name, games in shown.items()}

@@ -10,7 +10,7 @@ from advgame.trainer.base.clock import Clock, Stage
 from advgame.trainer.base.files import append_record, read_records, write_text
 from advgame.trainer.base.randomness import Key
 from advgame.trainer.game.play import Match
-from advgame.trainer.measure.evaluation import HeldOut, evaluate, initial_attacks
+from advgame.trainer.measure.evaluation import HeldOut, attack_held_out, evaluate
 from advgame.trainer.models.policy import Policy
 from advgame.trainer.records import Game, game_from_dict
 from advgame.trainer.run.folder import EVALUATIONS, INITIAL_ATTACKS
@@ -30,25 +30,24 @@ class Evaluations:
 
 def evaluate_now(common: Evaluations, step: int, clock: Clock) -> dict:
     """Measures the players as they are after `step` steps; the record is added to evaluation.jsonl."""
-    file = common.run / EVALUATIONS
+    file, match = common.run / EVALUATIONS, common.match
     with clock(Stage.EVALUATE):
-        initial = _read_initial(common) if step else _write_initial(common)
-        start = read_records(file)[0] if step else None
-        record = evaluate(common.match, common.held_out, initial, common.draws, common.embedder, start)
+        current = attack_held_out(match.attacker, match.rules, common.held_out, common.draws)
+        if step == 0:
+            collectives.from_first(lambda: _write_initial(common.run, current))
+            initial, start = current, None
+        else:
+            initial, start = _read_initial(common.run), read_records(file)[0]
+        attacks = {"current": current, "initial": initial}
+        record = evaluate(match, common.held_out, attacks, common.draws, common.embedder, start)
     collectives.from_first(lambda: append_record(file, {"step": step} | record))
     return record
 
 
-def _write_initial(common: Evaluations) -> list[Game]:
-    games = initial_attacks(common.match.attacker, common.match.rules, common.held_out, common.draws)
-
-    def write() -> None:
-        write_text(common.run / INITIAL_ATTACKS, json.dumps([dataclasses.asdict(game) for game in games]))
-
-    collectives.from_first(write)
-    return games
+def _write_initial(run: Path, games: list[Game]) -> None:
+    write_text(run / INITIAL_ATTACKS, json.dumps([dataclasses.asdict(game) for game in games]))
 
 
-def _read_initial(common: Evaluations) -> list[Game]:
-    written = json.loads((common.run / INITIAL_ATTACKS).read_text(encoding="utf-8"))
+def _read_initial(run: Path) -> list[Game]:
+    written = json.loads((run / INITIAL_ATTACKS).read_text(encoding="utf-8"))
     return [game_from_dict(game) for game in written]

@@ -12,8 +12,8 @@ from advgame.trainer.game.play import Match, Rules
 from advgame.trainer.judges.phrases import judge_by_phrases
 from advgame.trainer.measure.evaluation import (
     HeldOut,
+    attack_held_out,
     evaluate,
-    initial_attacks,
     measuring,
     plain,
     read_held_out,
@@ -166,11 +166,15 @@ def test_the_random_draws_decide_what_is_measured(rules):
     policy = load_policy("tiny")
     match = Match(LocalSampler(policy, "attacker"), LocalSampler(policy, "defender"), rules)
     held_out = HeldOut(read_seeds(["tiny.jsonl"]), [], greedy=False)
-    initial = initial_attacks(match.attacker, rules, held_out, (0, "evaluation"))
+    initial, same, others = (attack_held_out(match.attacker, rules, held_out, (i, "evaluation")) for i in (0, 0, 1))
     assert [game.seed for game in initial] == held_out.seeds and not any(g.attacks[0].responses for g in initial)
-    first, again = (evaluate(match, held_out, initial, (0, "evaluation"), policy) for _ in range(2))
+    first, again = (
+        evaluate(match, held_out, {"current": current, "initial": initial}, (0, "evaluation"), policy)
+        for current in (initial, same)
+    )
     assert first == again and first["current"] == first["initial"]
-    other = evaluate(match, held_out, initial, (1, "evaluation"), policy, first)
+    attacks = {"current": others, "initial": initial}
+    other = evaluate(match, held_out, attacks, (1, "evaluation"), policy, first)
     assert other["current"] != other["initial"] and other["initial"] != first["initial"]
 
 
