@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
@@ -32,7 +32,7 @@ from support.trl import trl_step
 from advgame.kernels import attention, layers
 from advgame.trainer.base.clock import Clock, Stage
 from advgame.trainer.learn.step import Learner, learn
-from advgame.trainer.models.policy import PlayerPolicies, Policy, products
+from advgame.trainer.models.policy import PlayerPolicies, Policy
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Pair
 from advgame.trainer.rollouts.base import Request, Sampler
@@ -139,7 +139,7 @@ def make_contenders(case: Case, policy: Policy, texts: Texts) -> dict[str, Calla
     def contender(precision: str, make_sampler: Callable[[Policy, str], Sampler]) -> Callable[[], Stages]:
         sides = []
         for (name, own), part, sampling in zip(policies.items(), texts, sampling_of(case), strict=True):
-            typed = PlayerPolicies(*(replace(p, products=products(precision)) for p in (own.policy, own.ema)))
+            typed = PlayerPolicies(*(p.multiplying_in(precision) for p in (own.policy, own.ema)))
             requests = [Request(text, (name, i, k)) for i, text in enumerate(part) for k in range(2)]
             player = make_player(name, typed, TOKENS_PER_PACK)
             sides.append(Side(player, make_sampler(Endless(**vars(typed.ema)), name), requests, sampling))

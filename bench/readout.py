@@ -1,7 +1,7 @@
 """Could the defender tell harmful requests from their look-alikes, before it has played? A read-out of its last state.
 
-    python bench/readout.pyten minutes on one core
-    python bench/readout.py --defender runs/demo/checkpoints/step-000012/defender_ema
+    python bench/readout.py
+    python bench/readout.py --defender runs/demo/checkpoints/step-000010/defender_ema
 
 The game's seeds are shown to the defender as they are and in three wrappings each. Logistic regression on the hidden
 state behind the last token of a prompt, from which its answer's first token is drawn, learns from these prompts which

@@ -2,12 +2,12 @@
 
     python bench/small_model.py                            all of it; a finished run is not repeated
     python bench/small_model.py --arms joint --seeds 1
-    python bench/small_model.py --validation               on the files that settings are chosen on
+    python bench/small_model.py --files validation         of the same runs, on what settings are chosen on
 
-The players of the demo play three games: joint training; with a frozen attacker; and in turns, for as many steps.
-Every held-out seed is shown to the first and the last defender as it is, in a held-out wrapping, and in an attack of
-the first and of the last attacker. The judge's scores do not depend on what a response is compared with, so judging in
-pairs would be the same game.
+The players of the demo play three games, each as long as `make learn`: joint training; with a frozen attacker; and in
+turns, for as many steps. Then every held-out seed is shown to the first and the last defender as it is, in a held-out
+wrapping, and in an attack of the first and of the last attacker. The judge's scores do not depend on what a response is
+compared with, so judging in pairs would be the same game.
 
 Then the first attacker and the last ones of joint training attack the first defender, the last ones, and SmolLM2-135M
 as it was before it was taught anything. Each writes 4 attacks on each harmful seed; all targets answer the same ones.
@@ -29,11 +29,12 @@ from rich.table import Table
 from support.transfer import Matrix, averages, draw_matrix, print_matrix, transfer
 
 from advgame.trainer.base.files import read_records
+from advgame.trainer.commands.evaluate import measure
 from advgame.trainer.measure.evaluation import read_held_out
 from advgame.trainer.models.load import quiet
 from advgame.trainer.records import Game
 from advgame.trainer.run.checkpoint import folder as checkpoint
-from advgame.trainer.run.folder import EVALUATIONS, METRICS
+from advgame.trainer.run.folder import METRICS
 from advgame.trainer.run.players import suffix_of_playing
 from advgame.trainer.run.preflight import make_rules
 from advgame.trainer.run.train import train
@@ -70,45 +71,51 @@ class Job(NamedTuple):
     steps: int
     folder: Path
     files: str
+    """What its players are measured on, as in the names of the data."""
 
 
 def play_arm(job: Job) -> dict:
-    """A run on one core: its first evaluation and its last."""
-    result = job.folder / "result.json"
+    """A run on one core, and what its players are like before and after."""
+    result = job.folder / f"{job.files}.json"
     if not result.exists():
         job.folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)
-        config = load_config("demo", settings_of(*job))
         with (job.folder / "log.txt").open("a") as log, redirect_stdout(log):
-            train(config)
-        first, last = read_records(job.folder / EVALUATIONS)
+            train(load_config("demo", settings_of(job)))
+        config = load_config("demo", [*settings_of(job), *measured_on(job)])
+        after = measure(config, read_held_out(config.eval), checkpoint(job.folder, job.steps))
         seconds = sum(record["timing"]["seconds"] for record in read_records(job.folder / METRICS))
         ends = {name: {part: record[part] for part, _ in MEASURES.values()} for name, record in
-                (("before", first), ("after", last))}  # fmt: skip
+                (("before", after["start"]), ("after", after))}  # fmt: skip
         told = {"arm": job.arm, "seed": job.seed, "steps": job.steps, "seconds": seconds} | ends
         result.write_text(json.dumps(told, indent=1))
     return json.loads(result.read_text())
 
 
-def settings_of(arm: str, seed: int, steps: int, folder: Path, files: str) -> list[str]:
-    """Of a run. files: what its evaluations are of, as in the names of the data."""
+def settings_of(job: Job) -> list[str]:
+    """Of a run, which is measured once it is over."""
     return [
-        f"seed={seed}",
-        f"steps={steps}",
-        f"output_dir={folder}",
-        f"eval.every={steps}",
+        f"seed={job.seed}",
+        f"steps={job.steps}",
+        f"output_dir={job.folder}",
+        "eval.every=0",
         "checkpoint.every=10",
+        *ARMS[job.arm],
+    ]
+
+
+def measured_on(job: Job) -> list[str]:
+    return [
         "eval.limit=null",
-        f"eval.seeds=[players/look-alikes-{files}.jsonl]",
-        f"eval.wrappings=[players/wrappings-{files}.jsonl]",
-        *ARMS[arm],
+        f"eval.seeds=[players/look-alikes-{job.files}.jsonl]",
+        f"eval.wrappings=[players/wrappings-{job.files}.jsonl]",
     ]
 
 
 def transferred(jobs: list[Job], file: Path) -> Matrix:
     """Attackers in rows, targets in columns; kept in the file."""
     if not file.exists():
-        config = load_config("demo", settings_of(*jobs[0]))
+        config = load_config("demo", [*settings_of(jobs[0]), *measured_on(jobs[0])])
         saved = {f"seed {job.seed}": checkpoint(job.folder, job.steps) for job in jobs}
         attacker, defender = (suffix_of_playing(side) for side in (config.attacker, config.defender))
         attackers = {"first": config.attacker.model} | {
@@ -143,8 +150,8 @@ def spread(values: list[float]) -> str:
 def print_table(results: list[dict]) -> None:
     arms = list(dict.fromkeys(result["arm"] for result in results))
     runs = {arm: [result for result in results if result["arm"] == arm] for arm in arms}
-    title = f"complied with, mean ± standard deviation of {len(runs[arms[0]])} runs of {results[0]['steps']} steps"
-    table = Table(title=title, title_justify="left")
+    print(f"complied with, mean ± standard deviation of {len(runs[arms[0]])} runs of {results[0]['steps']} steps")
+    table = Table()
     for column in ("", "before", *arms):
         table.add_column(column, justify="left" if not column else "right")
     for name in MEASURES:
@@ -155,25 +162,24 @@ def print_table(results: list[dict]) -> None:
 
 
 def draw(results: list[dict], file: Path) -> None:
-    """Before and after of each run, with Wilson's intervals."""
+    """Before and after of each run, with intervals: of shares Wilson's, of d' by drawing seeds. There is no room for
+    the last measure."""
     from matplotlib.figure import Figure
 
-    names = [name for name, (_, figure) in MEASURES.items() if figure != "d_prime"]
     figure = Figure(figsize=(13, 6), layout="constrained")
-    for axes, name in zip(figure.subplots(2, 4).flat, names, strict=False):
-        shown, rate = MEASURES[name]
-        bars = [("before", "before", results[:1])] + [
+    for axes, (name, (shown, key)) in zip(figure.subplots(2, 4).flat, MEASURES.items(), strict=False):
+        groups = [("before", "before", results[:1])] + [
             (arm, "after", [result for result in results if result["arm"] == arm])
             for arm in dict.fromkeys(result["arm"] for result in results)
         ]
-        for place, (_, when, runs) in enumerate(bars):
+        for place, (_, when, runs) in enumerate(groups):
             for i, run in enumerate(runs):
-                part = run[when][shown][rate]
-                low, high = part["share"] - part["low"], part["high"] - part["share"]
+                part, known = run[when][shown][key], value(run, when, name)
                 x = place + 0.2 * (i - (len(runs) - 1) / 2)
-                axes.errorbar(x, part["share"], [[low], [high]], fmt="o", color=f"C{place}", capsize=3)
-        axes.set(title=name, ylim=(-0.03, 1.03))
-        axes.set_xticks(range(len(bars)), [label.replace(" ", "\n") for label, *_ in bars], fontsize=8)
+                ends = [known - part["low"]], [part["high"] - known]
+                axes.errorbar(x, known, ends, fmt="o", color=f"C{place}", capsize=3)
+        axes.set(title=name, xlim=(-0.5, len(groups) - 0.5), ylim=(-0.1, 3.1) if key == "d_prime" else (-0.03, 1.03))
+        axes.set_xticks(range(len(groups)), [label.replace(" ", "\n") for label, *_ in groups], fontsize=8)
     figure.savefig(file, dpi=110)
 
 
@@ -181,19 +187,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", help=f"beginnings of their names, with commas between; of {'; '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm")
-    parser.add_argument("--steps", type=int, default=30, help="of each run")
+    parser.add_argument("--steps", type=int, default=60, help="of each run")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time, each on one core")
     parser.add_argument("--runs", type=Path, default=Path("runs/small-model"), help="the runs are kept there")
     parser.add_argument("--json", type=Path, default=Path("runs/bench/small-model.json"), help="the plot goes beside")
-    parser.add_argument("--validation", action="store_true", help="the files that settings are chosen on")
+    parser.add_argument("--files", choices=("held-out", "validation"), default="held-out", help="what is measured on")
     options = parser.parse_args()
     chosen = [arm for arm in ARMS if options.arms is None or arm.startswith(tuple(options.arms.split(",")))]
     os.environ |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
     quiet()
-    files = "validation" if options.validation else "held-out"
-    runs = options.runs / files
     jobs = [
-        Job(arm, seed, options.steps, runs / f"{arm.replace(' ', '-')}-{options.steps}-{seed}", files)
+        Job(arm, seed, options.steps, options.runs / f"{arm.replace(' ', '-')}-{options.steps}-{seed}", options.files)
         for seed in range(options.seeds)
         for arm in chosen
     ]
@@ -205,7 +209,8 @@ def main() -> None:
     options.json.parent.mkdir(parents=True, exist_ok=True)
     draw(results, options.json.with_suffix(".png"))
     if joint := [job for job in jobs if job.arm == "joint"]:
-        matrix = transferred(joint, runs / f"transfer-{options.steps}-{options.seeds}.json")
+        told = options.runs / f"transfer-{options.files}-{options.steps}-{options.seeds}.json"
+        matrix = transferred(joint, told)
         report |= {"matrix": matrix, "averages": averages(matrix)}
         print_matrix(matrix, Console(width=120))
         draw_matrix(matrix, options.json.with_stem(f"{options.json.stem}-transfer").with_suffix(".png"))

@@ -10,7 +10,7 @@ from advgame.trainer.base.clock import Clock
 from advgame.trainer.game.play import Match, Rules, play
 from advgame.trainer.judges.arena import judge_arena
 from advgame.trainer.judges.request import Judge
-from advgame.trainer.measure.evaluation import HeldOut, evaluate, initial_attacks, measuring, read_held_out
+from advgame.trainer.measure.evaluation import HeldOut, attack_held_out, evaluate, measuring, read_held_out
 from advgame.trainer.measure.rates import rates
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.prompts.templates import Prompts
@@ -72,8 +72,9 @@ def measure(
         for source in (last.attacker, first.attacker, last.defender, first.defender)
     )
     draws = (config.seed, "evaluation")
-    initial = initial_attacks(first_attacker, rules, held_out, draws)
-    record = evaluate(Match(attacker, defender, rules), held_out, initial, draws, defender.policy)
+    attackers = {"current": attacker, "initial": first_attacker}
+    attacks = {name: attack_held_out(one, rules, held_out, draws) for name, one in attackers.items()}
+    record = evaluate(Match(attacker, defender, rules), held_out, attacks, draws, defender.policy)
     against_first = Match(attacker, first_defender, measuring(rules, held_out.greedy))
     games = play(against_first, held_out.seeds, (config.seed, "first"), Clock())
     shares = [

@@ -15,8 +15,10 @@ import pytest
 from advgame.trainer.judges.phrases import declines
 from advgame.trainer.seeds import DATA
 
-PAIRS = {"look-alikes": 116, "look-alikes-game": 15, "look-alikes-validation": 15, "look-alikes-held-out": 15}
+PAIRS = {"look-alikes": 116, "look-alikes-game": 110, "look-alikes-validation": 15, "look-alikes-held-out": 15}
 """Topics of each file, each with eight pairs."""
+ANSWERED = [name for name in PAIRS if name != "look-alikes-game"]
+"""Those that say what to answer, too."""
 WRAPPINGS = {"wrappings": 40, "wrappings-validation": 6, "wrappings-held-out": 10}
 """Families of each file, each with five wrappings."""
 QUERIES = ("harmful", "benign", "harmful-held-out", "benign-held-out")
@@ -95,11 +97,12 @@ def near_copies(compared: list[Text]) -> list[str]:
 def test_pairs_are_well_formed(name):
     wrong = []
     for number, record in enumerate(lines(f"players/{name}"), start=1):
-        if list(record) != ["topic", *LENGTHS] or not all(isinstance(value, str) for value in record.values()):
+        fields = [*LENGTHS] if name in ANSWERED else ["harmful", "benign"]
+        if list(record) != ["topic", *fields] or not all(isinstance(value, str) for value in record.values()):
             wrong.append(f"{name}.jsonl:{number}: fields {list(record)}")
             continue
-        for field, (least, most) in LENGTHS.items():
-            text = record[field]
+        for field in fields:
+            text, (least, most) = record[field], LENGTHS[field]
             if not least <= len(text.split()) <= most:
                 wrong.append(f"{name}.jsonl:{number} {field}: {len(text.split())} words, must be {least} to {most}")
             if text != " ".join(text.split()) or not re.search(r'[.!?]"?$', text) or "{" in text:
@@ -145,7 +148,7 @@ def test_no_query_is_a_near_copy_of_another():
 
 @pytest.mark.parametrize("field", ["deflection", "answer", "hollow"])
 def test_no_response_is_a_near_copy_of_another(field):
-    found = near_copies([text for name in PAIRS for text in texts(f"players/{name}", field)])
+    found = near_copies([text for name in ANSWERED for text in texts(f"players/{name}", field)])
     assert not found, "\n".join(found)
 
 
@@ -163,7 +166,7 @@ def test_the_two_queries_of_a_pair_look_alike(name):
     assert abs(sum(len(h.words) - len(b.words) for h, b in pairs)) / len(pairs) < 0.5
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", ANSWERED)
 def test_no_response_refuses(name):
     """What declines is put before a deflection by code, and may not be in the text already."""
     fields = ("deflection", "answer", "hollow")
