@@ -58,11 +58,15 @@ def make_model(size: str, folder: Path) -> Path:
 
 
 def settings(model: Path, stage: int) -> list[str]:
-    """Packs that are full: three attacks' groups, and four responses' groups, of samples of 64 tokens."""
+    """Packs that are full: three attacks' groups, and four responses' groups, of samples of 64 tokens.
+
+    In float32, which takes the same on every processor.
+    """
     found = ["batch_size=6", "steps_per_batch=1", f"engine={'zero' if stage else 'single'}", f"zero.stage={stage}"]
     for name in PLAYERS:
         found += [f"{name}.model={model}", f"{name}.samples=2", f"{name}.sampling.max_new_tokens=64"]
-        found += [f"{name}.optimizer.tokens_per_pack=1024"]
+        found += [f"{name}.optimizer.tokens_per_pack=1024", f"{name}.precision=float32"]
+        found += [f"{name}.sampling.precision=float32"]
     return found
 
 

@@ -65,6 +65,8 @@ def memory(plan: Plan) -> Memory:
     moments: dict[str, Parts] = {}
     for name, player in plan.players.items():
         moments[f"the {name} samples"] = sampling(player.shape, player.sampling)
+        if player.evaluation:
+            moments[f"the {name} plays in an evaluation"] = sampling(player.shape, player.evaluation)
         if player.trained:
             moments[f"the {name} learns"] = learning(player, plan)
     host = {name: size for name, player in plan.players.items() if (size := waiting(player, plan))}

@@ -1,14 +1,14 @@
 """What each GPU holds and does in a run, from its settings: sizes and counts, before any arithmetic on them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.estimate.shapes import Shape, read_shape
-from advgame.trainer.rollouts.local import SMALLEST_IN_BFLOAT16, WAVE
-from advgame.trainer.rollouts.speed import bfloat16_pays
-from advgame.trainer.settings.schema import Config, PlayerConfig, Precision, ZeroConfig, shares_out
+from advgame.trainer.models.precision import dtype_of_products
+from advgame.trainer.rollouts.local import WAVE
+from advgame.trainer.settings.schema import Config, PlayerConfig, ZeroConfig, shares_out
 
 INSTRUCTION = 320
 """Tokens that all prompts of the attacker begin with: those of the shipped templates' 1,400 characters."""
@@ -18,7 +18,7 @@ SEED = 64
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a player samples on one GPU, for each batch of rollouts."""
+    """What a player samples on one GPU at a time: for a batch of rollouts, or in an evaluation."""
 
     prompts: int
     """Distinct ones."""
@@ -70,6 +70,8 @@ class Player:
     averages: int
     """Moving averages of its own parameters."""
     sampling: Sampling
+    evaluation: Sampling | None
+    """None if the run has none."""
     learning: Learning
 
     @property
@@ -114,17 +116,23 @@ def plan(config: Config, shapes: dict[str, Shape], gpus: int, cuda: bool, tokens
     attacks = seeds * attacker.samples
     queries = attacks + (seeds if defender.replay_seeds else 0)
     lessons = config.batch_size // config.steps_per_batch  # of all GPUs: games of a step
+    held_out = _held_out(config, gpus)
     one_base = bool(attacker.lora.rank and defender.lora.rank and attacker.model == defender.model)
     return Plan(
         attacker=_player(
             attacker, shapes["attacker"],
             _sampling(attacker, shapes["attacker"], cuda, seeds, INSTRUCTION, SEED, written),
-            _learning(attacker, cuda, math.ceil(lessons / gpus), INSTRUCTION, SEED, written),
+            _evaluation(attacker, shapes["attacker"], cuda, held_out, INSTRUCTION, SEED, written),
+            _learning(attacker, shapes["attacker"], cuda, math.ceil(lessons / gpus), INSTRUCTION, SEED, written),
         ),
         defender=_player(
             defender, shapes["defender"],
             _sampling(defender, shapes["defender"], cuda, queries, 0, SEED + written, answered),
-            _learning(defender, cuda, math.ceil(lessons * queries / seeds / gpus), 0, SEED + written, answered),
+            _evaluation(defender, shapes["defender"], cuda, _shown(config) * held_out, 0, SEED + written, answered),
+            _learning(
+                defender, shapes["defender"], cuda, math.ceil(lessons * queries / seeds / gpus), 0, SEED + written,
+                answered,
+            ),
         ),
         one_base=one_base and not shares_out(config),
         sharded=shares_out(config),
@@ -143,7 +151,9 @@ def shapes_of(config: Config) -> dict[str, Shape]:
     }
 
 
-def _player(config: PlayerConfig, shape: Shape, sampling: Sampling, learning: Learning) -> Player:
+def _player(
+    config: PlayerConfig, shape: Shape, sampling: Sampling, evaluation: Sampling | None, learning: Learning
+) -> Player:
     own = shape.adapter(config.lora.rank) if config.lora.rank else shape.parameters
     return Player(
         shape=shape,
@@ -151,6 +161,7 @@ def _player(config: PlayerConfig, shape: Shape, sampling: Sampling, learning: Le
         own=own,
         averages=1 if config.reference_decay is None else 2,
         sampling=sampling,
+        evaluation=evaluation,
         learning=learning,
     )
 
@@ -166,11 +177,31 @@ def _sampling(
         own=own,
         new=new,
         slots=min(config.sampling.batch_size, samples),
-        bytes=bytes_sampling(config.sampling.precision, shape, cuda),
+        bytes=dtype_of_products(config.sampling.precision, shape.hidden, cuda).itemsize,
     )
 
 
-def _learning(config: PlayerConfig, cuda: bool, groups: int, shared: int, own: int, new: int) -> Learning:
+def _held_out(config: Config, gpus: int) -> float:
+    """Seeds of an evaluation, on one GPU."""
+    if not config.eval.every:
+        return 0
+    return math.inf if config.eval.limit is None else math.ceil(config.eval.limit / gpus)
+
+
+def _shown(config: Config) -> int:
+    """Attacks in an evaluation for each seed: current, initial and plain ones, and those that somebody wrote."""
+    return 3 + bool(config.eval.attacks) + bool(config.eval.wrappings)
+
+
+def _evaluation(
+    config: PlayerConfig, shape: Shape, cuda: bool, prompts: float, shared: int, own: int, new: int
+) -> Sampling | None:
+    """One sample of each prompt. Of more than the cache takes at a time, or of nobody knows how many, so many."""
+    held = int(min(prompts, WAVE * config.sampling.batch_size))
+    return _sampling(replace(config, samples=1), shape, cuda, held, shared, own, new) if held else None
+
+
+def _learning(config: PlayerConfig, shape: Shape, cuda: bool, groups: int, shared: int, own: int, new: int) -> Learning:
     """groups: prompts that a GPU learns from in a step, each with its samples."""
     k, budget = learnt_from(config), config.optimizer.tokens_per_pack
     group = own + k * (new - 1)
@@ -180,7 +211,7 @@ def _learning(config: PlayerConfig, cuda: bool, groups: int, shared: int, own: i
         tokens=shared + together * group,
         responses=together * k * new,
         scores=shared**2 / 2 + together * (own * (shared + own / 2) + k * new * (shared + own + new / 2)),
-        bytes=bytes_learning(config.precision, cuda),
+        bytes=dtype_of_products(config.precision, shape.hidden, cuda).itemsize,
         keeps="layers" if config.optimizer.checkpoint_activations else "cheap",
         recomputes_reference=config.reference == "recompute",
         rank=config.lora.rank,
@@ -204,15 +235,3 @@ def check_packs(config: Config) -> None:
 def learnt_from(config: PlayerConfig) -> int:
     """Samples of a prompt that a step learns from."""
     return config.samples if config.loss.name == "grpo" else 2
-
-
-def bytes_learning(precision: Precision, cuda: bool) -> int:
-    """Of a number in a product of the training step (models/policy.py)."""
-    return 2 if precision == "bfloat16" or (precision == "auto" and cuda) else 4
-
-
-def bytes_sampling(precision: Precision, shape: Shape, cuda: bool) -> int:
-    """Of a number in a sampler (rollouts/local.py); auto on processors is as this machine's does."""
-    if precision != "auto":
-        return 2 if precision == "bfloat16" else 4
-    return 2 if cuda or (shape.hidden >= SMALLEST_IN_BFLOAT16 and bfloat16_pays()) else 4

@@ -30,8 +30,10 @@ def memory_table(prediction: Prediction) -> Table:
     columns = [*PLAYERS, *([] if found.held.keys() <= set(PLAYERS) else ["both"])]
     table = _table("memory of a GPU, GB", *columns)
     _add_rows(table, "held all run long", [found.held.get(column, {}) for column in columns])
-    for verb in ("samples", "learns"):
-        _add_rows(table, f"while it {verb}", [found.moments.get(f"the {column} {verb}", {}) for column in columns])
+    for verb in ("samples", "plays in an evaluation", "learns"):
+        parts = [found.moments.get(f"the {column} {verb}", {}) for column in columns]
+        if any(parts):
+            _add_rows(table, f"while it {verb}", parts)
     if found.host:
         _add_rows(table, "in the host's memory, a process", [{"waiting": found.host.get(c, 0.0)} for c in columns])
     return table

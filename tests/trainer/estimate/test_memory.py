@@ -85,6 +85,20 @@ def test_keys_and_values_by_their_closed_form():
     assert cache == 2 * 28 * 4 * 128 * tokens * 2
 
 
+def test_an_evaluation_has_more_in_the_cache_than_a_small_batch():
+    """64 seeds on 8 GPUs: each has 8, shown as the attacker asks, as it asked at first, as they are, and wrapped."""
+    assert planned().defender.evaluation is None
+    measured = ("eval.every=1", "eval.seeds=[seeds.jsonl]")
+    evaluation = planned(*measured).defender.evaluation
+    assert (evaluation.prompts, evaluation.samples, evaluation.slots) == (24, 24, 24)
+    found = memory(planned(*measured, "eval.wrappings=[wrappings.jsonl]"))
+    parts = [found.moments[f"the defender {verb}"]["key-value cache"] for verb in ("plays in an evaluation", "samples")]
+    assert parts[0] > parts[1]
+    everything = planned(*measured, "eval.limit=null", "defender.sampling.batch_size=4").defender.evaluation
+    assert (everything.prompts, everything.slots, everything.in_cache) == (16, 4, 16)
+    assert planned(*measured).attacker.evaluation.prompts == 8
+
+
 def test_a_tied_head_is_copied_by_the_sampler():
     tied = replace(SEVEN, tied=True, parameters=SEVEN.parameters - SEVEN.head)
     both = [memory(replace_shape(planned(), shape)).held["attacker"]["sampler's copy"] for shape in (SEVEN, tied)]
