@@ -50,7 +50,7 @@ def deal(seeds: list[Seed], batch: int, batch_size: int, seed: int, benign_share
     benign_share: benign ones of all that are dealt, evenly spread; seeds of one category alone are dealt as they are.
     """
     pools = [[s for s in seeds if s.category == category] for category in CATEGORIES]
-    share = benign_share if all(pools) else float(bool(pools[1]))
+    share = dealt_share(seeds, benign_share)
     dealt = []
     for position in range(batch * batch_size, (batch + 1) * batch_size):
         benign = math.floor(position * share)  # so many came before
@@ -58,6 +58,12 @@ def deal(seeds: list[Seed], batch: int, batch_size: int, seed: int, benign_share
         epoch, index = divmod(benign if turn else position - benign, len(pools[turn]))
         dealt.append(pools[turn][_permutation(len(pools[turn]), epoch, turn, seed)[index]])
     return dealt
+
+
+def dealt_share(seeds: list[Seed], benign_share: float) -> float:
+    """Of benign ones among the seeds that `deal` gives out."""
+    categories = {seed.category for seed in seeds}
+    return benign_share if len(categories) > 1 else float("benign" in categories)
 
 
 def limited(items: list[T], limit: int | None) -> list[T]:

@@ -130,6 +130,18 @@ def test_the_attacker_may_do_without_malformed_attacks(tmp_path, loss):
 
 
 @pytest.mark.parametrize("loss", ["dpo", "grpo"])
+def test_the_attacker_may_do_without_benign_seeds(tmp_path, loss):
+    options = (f"attacker.loss.name={loss}", "steps_per_batch=1", "steps=1")
+    whole, without = (
+        records(run_tiny(tmp_path / str(learns), *options, f"attacker.learn_from_benign={learns}"))[0]
+        for learns in (True, False)
+    )
+    assert without["attacker"]["left_out"] == 4 * 4  # four attacks on each of the four benign seeds
+    assert whole["game"] == without["game"] and whole["defender"] == without["defender"]
+    assert whole["attacker"]["tokens"] > without["attacker"]["tokens"] > 0
+
+
+@pytest.mark.parametrize("loss", ["dpo", "grpo"])
 def test_without_malformed_attacks_nothing_may_be_left(tmp_path, capsys, loss):
     options = (f"attacker.loss.name={loss}", "steps_per_batch=1", "alarms.idle_steps=2")
     short = ("steps=2", "attacker.sampling.max_new_tokens=1", "attacker.learn_from_malformed=false")

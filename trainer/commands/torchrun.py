@@ -31,16 +31,18 @@ def report_failure(message: str) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process with an exit code.
-
-    One of torchrun's ends at once: gloo's threads may let go of their last tensors while the interpreter is taken down,
-    and then abort it (3 of 68 pairs of processes on busy cores).
-    """
+    """Ends this process with an exit code; one of torchrun's at once."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        end_at_once(code)
     sys.exit(code)
+
+
+def end_at_once(code: int) -> NoReturn:
+    """Ends a process of a group without the interpreter's clean-up: gloo's threads may let go of their last tensors
+    while it is taken down, and then abort it (3 of 68 pairs of processes on busy cores)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def end_with_launcher() -> None:

@@ -63,19 +63,25 @@ def make_learner(
 
 
 def learn(
-    learner: Learner, items: Sequence[Item], step: int, its_turn: bool = True, loss_limit: float = math.inf
+    learner: Learner,
+    items: Sequence[Item],
+    step: int,
+    its_turn: bool = True,
+    loss_limit: float = math.inf,
+    steps: float = math.inf,
 ) -> dict:
     """One optimiser step on the mean loss over `items`, those of all processes; then the moving averages follow.
 
     A player that is frozen, or whose turn it is not, stays as it is. Without any item only the averages move. If a
     number is not finite or the loss is above its limit, the step is skipped: weights, optimiser and averages stay as
-    they are, and `skipped` says why. Returns the step's metrics; all processes decide alike.
+    they are, and `skipped` says why. `steps` is the length of the run. Returns the step's metrics; all processes decide
+    alike.
     """
     config, objective = learner.config, learner.player.objective
     metrics: dict = {objective.unit: len(items)}
     if not (config.train and its_turn):
         return metrics
-    metrics["lr"] = learning_rate(config.optimizer, step)
+    metrics["lr"] = learning_rate(config.optimizer, step, steps)
     if objective.count(items):
         metrics |= take_step(learner, items, metrics["lr"], loss_limit)
     if "skipped" not in metrics:
@@ -83,9 +89,10 @@ def learn(
     return metrics
 
 
-def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """Of a step: linear warm-up, then constant."""
-    return config.lr * min(1.0, (step + 1) / max(config.warmup_steps, 1))
+def learning_rate(config: OptimizerConfig, step: int, steps: float) -> float:
+    """Of a step, in a run of so many: linear warm-up, constant, linear decay."""
+    warmed, left = (step + 1) / max(config.warmup_steps, 1), (steps - step) / max(config.decay_steps, 1)
+    return config.lr * min(1.0, warmed, left)
 
 
 def take_step(learner: Learner, items: Sequence[Item], lr: float, loss_limit: float = math.inf) -> dict:

@@ -1,7 +1,6 @@
 """The players of a run: their policies at its start or at a checkpoint, and the samplers that play for them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from advgame.trainer.base import collectives
@@ -11,7 +10,7 @@ from advgame.trainer.learn.sharded import ShardedPolicy
 from advgame.trainer.learn.step import Learner, make_learner
 from advgame.trainer.models.adapters import add_adapters, read_adapter
 from advgame.trainer.models.load import load_policy, load_with_averages
-from advgame.trainer.models.policy import PlayerPolicies, Policy, products
+from advgame.trainer.models.policy import PlayerPolicies, Policy
 from advgame.trainer.records import Game
 from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run import checkpoint
@@ -113,7 +112,7 @@ def load_policies(
         else:
             policies = load_with_averages(own, player.model, saved)
         policies += policies[:1] * (len(names) - len(own))
-        loaded[name] = PlayerPolicies(*(replace(policy, products=products(player.precision)) for policy in policies))
+        loaded[name] = PlayerPolicies(*(policy.multiplying_in(player.precision) for policy in policies))
     return loaded
 
 

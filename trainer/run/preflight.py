@@ -1,5 +1,6 @@
 """Checks before a run: whatever can be refused is refused here."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from advgame.trainer.learn.step import Learner
 from advgame.trainer.measure.evaluation import HeldOut, read_held_out
 from advgame.trainer.models.families import check_layers
 from advgame.trainer.models.load import check_model, read_architecture
+from advgame.trainer.models.precision import bfloat16_pays
 from advgame.trainer.prompts.chat import chat_ids
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.records import Seed
@@ -24,7 +26,7 @@ from advgame.trainer.rollouts.local import WITHOUT_SERVER, check_context
 from advgame.trainer.run import checkpoint
 from advgame.trainer.run.folder import SAMPLES
 from advgame.trainer.run.room import check_room
-from advgame.trainer.seeds import read_seeds
+from advgame.trainer.seeds import dealt_share, read_seeds
 from advgame.trainer.settings.schema import Config, JudgeConfig, Precision, shares_out
 
 
@@ -58,6 +60,7 @@ def preflight(config: Config) -> Plan:
     held_out = read_held_out(config.eval) if config.eval.every else None
     if config.judge.kind == "arena":
         check_seeds(seeds)
+    check_lessons(seeds, config)
     Prompts(config.templates)
     check_precision(precisions(config))
     check_engine(config)
@@ -65,6 +68,16 @@ def preflight(config: Config) -> Plan:
     with collectives.together():  # their GPUs may differ
         predicted = check_room(config, checkpoint.folder(run, resumed) if resumed else None)
     return Plan(run, resumed, seeds, held_out, choose_device(config.attention), predicted)
+
+
+def check_lessons(seeds: list[Seed], config: Config) -> None:
+    """Raises ConfigError if no seed is left that the attacker may learn from."""
+    attacker = config.attacker
+    if attacker.train and not attacker.learn_from_benign and dealt_share(seeds, config.seeds.benign_share) == 1:
+        raise ConfigError(
+            "attacker.learn_from_benign=false, but no harmful seeds are dealt: name a file of them in seeds.files and "
+            "set seeds.benign_share below 1, or let the attacker rest (attacker.train=false)"
+        )
 
 
 def check_models(config: Config, resumed: int) -> None:
@@ -101,10 +114,14 @@ def make_rules(config: Config) -> Rules:
 
 
 def check_precision(precisions: Mapping[str, Precision]) -> None:
-    """Raises ConfigError for a precision, by its setting's name, that this machine does not compute in."""
+    """Raises ConfigError for a precision, by its setting's name, that this machine does not compute in. Warns of one
+    that it is slow at."""
+    cuda = collectives.device().type == "cuda"
     for name, precision in precisions.items():
-        if precision == "float32" and collectives.device().type == "cuda":
+        if precision == "float32" and cuda:
             raise ConfigError(f"{name}=float32: on CUDA, attention takes bfloat16 only; set auto")
+        if precision == "bfloat16" and not cuda and not bfloat16_pays():
+            warnings.warn(f"{name}=bfloat16: this processor is slow at it; set auto or float32", stacklevel=2)
 
 
 def check_engine(config: Config) -> None:

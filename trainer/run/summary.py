@@ -47,12 +47,13 @@ def finished(run: Path, steps: int) -> str:
     return f"{run} has all its {steps} steps. To continue: steps={2 * steps}; to start again: another output_dir."
 
 
-def way_on(run: Path) -> str:
+def way_on(run: Path, config: Config) -> str:
     """What to do after numbers that are not finite."""
     lower = "lower optimizer.lr of the player"
     steps = checkpoint.finished(run)
     if not steps:
-        return f"Nothing has been saved: {lower}, or look for broken weights in its model"
+        models = " or ".join(dict.fromkeys(str(player.model) for player in (config.attacker, config.defender)))
+        return f"Nothing has been saved: {lower}, or look for broken weights in {models}"
     newest = checkpoint.folder(run, steps[-1])
     return f"To go on from {newest}, {lower} and start again; if that ends in the same way, remove this folder first"
 

@@ -9,9 +9,10 @@ from advgame.trainer.base import collectives, stopping
 from advgame.trainer.base.clock import SAMPLING, Clock, Stage
 from advgame.trainer.base.errors import ConfigError, Outage, Stopped, WriteError
 from advgame.trainer.base.files import read_records
+from advgame.trainer.base.memory import give_back_freed
 from advgame.trainer.base.paths import to_path
 from advgame.trainer.game.group import attacker_groups, defender_groups
-from advgame.trainer.game.malformed import leave_out_malformed
+from advgame.trainer.game.material import attacks, for_attacker
 from advgame.trainer.game.pair import attacker_pairs, defender_pairs
 from advgame.trainer.game.play import play
 from advgame.trainer.learn.step import Learner, learn
@@ -57,7 +58,7 @@ def carry_on(plan: Plan, config: Config) -> None:
             try:
                 loop(plan, config, clock, progress)
             except FloatingPointError as error:
-                raise FloatingPointError(f"{error}. {way_on(plan.run)}.") from error
+                raise FloatingPointError(f"{error}. {way_on(plan.run, config)}.") from error
         else:
             progress.console.print(Text(finished(plan.run, config.steps)), soft_wrap=True)
         if first and (plan.run / METRICS).exists():
@@ -80,6 +81,7 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
         for step in range(plan.resumed, config.steps):
             with collectives.together():
                 stopping.check()
+            give_back_freed()
             began = time.perf_counter()
             batch, index = divmod(step, config.steps_per_batch)
             if index == 0:
@@ -87,13 +89,13 @@ def loop(plan: Plan, config: Config, clock: Clock, progress: Progress) -> None:
                 seeds = deal(plan.seeds, batch, config.batch_size, config.seed, config.seeds.benign_share)
                 games = play(match, seeds, (config.seed, batch), clock)
             share = part(games, index, config.steps_per_batch)
-            material, left_out = (share, 0) if config.attacker.learn_from_malformed else leave_out_malformed(share)
-            lessons = {learner.name: items(learner, material) for learner in learners}
+            material = {"attacker": for_attacker(share, config.attacker), "defender": share}
+            lessons = {learner.name: items(learner, material[learner.name]) for learner in learners}
             record: dict = {"step": step + 1, "batch": batch, "game": game_metrics(share, config.judge.success_score)}
             if index == 0:
                 record["mismatch"] = mismatches(learners, games, clock)
             record |= study(learners, lessons, latest, step, config, clock)
-            record["attacker"]["left_out"] = left_out
+            record["attacker"]["left_out"] = attacks(share) - attacks(material["attacker"])
             latest, idle = watch(record, lessons, material, latest, config.alarms)
             record["timing"] = timing(time.perf_counter() - began, clock, games if index == 0 else [])
             if step == plan.resumed:
@@ -148,17 +150,21 @@ def study(
     for learner, stage in zip(learners, (Stage.ATTACKER_LEARNS, Stage.DEFENDER_LEARNS), strict=True):
         name, limit = learner.name, loss_limit(latest[learner.name], learner.config.optimizer.max_loss_ratio)
         with clock(stage):
-            learnt[name] = learn(learner, lessons[name], step, name in turn(config, step), limit)
+            learnt[name] = learn(learner, lessons[name], step, name in turn(config, step), limit, config.steps)
     return learnt
 
 
 def watch(
-    record: dict, lessons: dict[str, Sequence[Item]], games: list[Game], latest: dict[str, Lately], config: AlarmsConfig
+    record: dict,
+    lessons: dict[str, Sequence[Item]],
+    material: dict[str, list[Game]],
+    latest: dict[str, Lately],
+    config: AlarmsConfig,
 ) -> tuple[dict[str, Lately], list[str]]:
     """Adds to a step's record what was wrong with it. Returns what the players' latest steps were like, and how long
     each has been idle if that is an alarm."""
     for name, lesson in lessons.items():
-        if "lr" in record[name] and (why := why_idle(name, lesson, games)):
+        if "lr" in record[name] and (why := why_idle(name, lesson, material[name])):
             record[name]["idle"] = why
     latest = {name: player.and_step(record) for name, player in latest.items()}
     idle = idle_alarms(record, latest.values(), config.idle_steps)

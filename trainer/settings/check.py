@@ -45,6 +45,11 @@ def check(config: Config) -> None:
         _check_optimizer(f"{name}.optimizer", player.optimizer)
         if player.train and player.optimizer.lr == 0:
             raise ConfigError(f"{name}.optimizer.lr=0: nothing would be learnt; raise it, or set {name}.train=false")
+        if player.optimizer.decay_steps > config.steps:
+            raise ConfigError(
+                f"{name}.optimizer.decay_steps={player.optimizer.decay_steps}: the run has steps={config.steps}; set "
+                f"it to that or less"
+            )
         if player.optimizer.max_loss_ratio is not None and player.loss.name == "grpo":
             raise ConfigError(
                 f"{name}.optimizer.max_loss_ratio={player.optimizer.max_loss_ratio}: grpo's losses lie around 0, and "
@@ -89,10 +94,10 @@ def check_warmstart(config: WarmstartConfig) -> None:
         )
     if config.optimizer.lr == 0:
         raise ConfigError("optimizer.lr=0: nothing would be learnt; raise it")
-    if config.optimizer.max_loss_ratio is not None:
-        raise ConfigError(
-            f"optimizer.max_loss_ratio={config.optimizer.max_loss_ratio}: for the game only; set it to null"
-        )
+    for option, unset in (("max_loss_ratio", None), ("decay_steps", 0)):
+        value = getattr(config.optimizer, option)
+        if value != unset:
+            raise ConfigError(f"optimizer.{option}={value}: for the game only; leave it out")
     if config.judge.kind == "arena":
         raise ConfigError("judge.kind=arena: cannot read these files' language; set another judge.kind")
     if config.held_out.wrappings and not config.held_out.seeds:

@@ -111,6 +111,10 @@ class OptimizerConfig:
     betas: list[float] = setting([0.9, 0.95], "AdamW's momentum coefficients")
     weight_decay: float = setting(0.1, "decoupled weight decay", low=0)
     warmup_steps: int = setting(0, "optimiser steps of linear warm-up", low=0)
+    decay_steps: int = setting(
+        0, "the last steps of the game, in which the rate falls linearly to nothing (a warm start's falls from its "
+        "first step on)", low=0, resume=True,
+    )  # fmt: skip
     max_grad_norm: float = setting(1.0, "norm to which each player's gradient is clipped; 0: no clipping", low=0)
     max_loss_ratio: float | None = setting(
         None, "a step is skipped whose loss is more than this many times the median of the last ten; null: none is "
@@ -171,7 +175,7 @@ class PlayerConfig:
     precision: Precision = setting(
         "auto",
         "of the training step's matrix products; weights, sums, norms and optimiser are float32. auto: bfloat16 on "
-        "CUDA, float32 on CPUs",
+        "CUDA, and on CPUs that are fast at it",
     )
     sampling: SamplingConfig = section(SamplingConfig, "how the player samples")
     loss: LossConfig = section(LossConfig, "what the player minimises")
@@ -194,6 +198,9 @@ class AttackerConfig(PlayerConfig):
     )
     learn_from_malformed: bool = setting(
         True, "false: attacks that are cut off or not in the format are left out of the attacker's pairs and groups"
+    )
+    learn_from_benign: bool = setting(
+        True, "false: all attacks on benign seeds are left out of them, so that it learns one trade instead of two"
     )
 
 

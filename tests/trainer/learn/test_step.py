@@ -135,11 +135,12 @@ def test_training_raises_the_margin():
     assert margins[-1] > 0.1
 
 
-def test_the_learning_rate_warms_up_and_the_norm_is_that_before_clipping():
-    learner = make_learner("attacker", make_policies("tiny"), player_config(max_grad_norm=0.01, warmup_steps=4))
+def test_the_learning_rate_warms_up_and_decays_and_the_norm_is_that_before_clipping():
+    config = player_config(max_grad_norm=0.01, warmup_steps=4, decay_steps=2)
+    learner = make_learner("attacker", make_policies("tiny"), config)
     vocab = learner.policies.policy.model.config.vocab_size
-    metrics = [learn(learner, random_pairs(2, vocab, s), s) for s in range(5)]
-    assert [m["lr"] for m in metrics] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01])
+    metrics = [learn(learner, random_pairs(2, vocab, s), s, steps=7) for s in range(7)]
+    assert [m["lr"] for m in metrics] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01, 0.005])
     assert metrics[-1]["grad_norm"] > 0.01
 
 

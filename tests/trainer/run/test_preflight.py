@@ -31,6 +31,19 @@ def test_what_evaluations_are_compared_with_must_be_there(tmp_path, name):
         preflight(tiny_config(run, *EVALUATED, "steps=2"))
 
 
+@pytest.mark.parametrize("without", ["seeds.benign_share=1", "seeds.files=[benign.jsonl]"])
+def test_an_attacker_must_have_seeds_that_it_may_learn_from(tmp_path, without):
+    with pytest.raises(ConfigError, match=r"attacker.learn_from_benign=false, but no harmful seeds are dealt"):
+        preflight(tiny_config(tmp_path / "run", without, "attacker.learn_from_benign=false"))
+    preflight(tiny_config(tmp_path / "run", without, "attacker.learn_from_benign=false", "attacker.train=false"))
+    preflight(tiny_config(tmp_path / "run", without))
+
+
+def test_harmful_seeds_alone_are_dealt_whatever_the_share(tmp_path):
+    alone = ("seeds.files=[harmful.jsonl]", "seeds.benign_share=1", "attacker.learn_from_benign=false")
+    assert preflight(tiny_config(tmp_path / "run", *alone)).seeds
+
+
 def test_rules_have_the_settings_and_a_judge(tmp_path):
     config = tiny_config(tmp_path, "judge.kind=arena", "seeds.files=[arena.jsonl]")
     rules = make_rules(config)
@@ -60,6 +73,17 @@ def test_float32_is_refused_on_cuda(tmp_path, monkeypatch, setting):
     preflight(config)
     monkeypatch.setattr(collectives, "device", lambda: torch.device("cuda", 0))
     with pytest.raises(ConfigError, match=f"^{setting}=float32: on CUDA"):
+        preflight(config)
+
+
+@pytest.mark.parametrize("setting", ["attacker.precision", "defender.sampling.precision"])
+def test_bfloat16_on_a_processor_that_is_slow_at_it(tmp_path, monkeypatch, setting, recwarn):
+    config = tiny_config(tmp_path, f"{setting}=bfloat16")
+    monkeypatch.setattr("advgame.trainer.run.preflight.bfloat16_pays", lambda: True)
+    preflight(config)
+    assert not recwarn.list
+    monkeypatch.setattr("advgame.trainer.run.preflight.bfloat16_pays", lambda: False)
+    with pytest.warns(match=f"^{setting}=bfloat16: this processor is slow at it; set auto or float32$"):
         preflight(config)
 
 

@@ -69,8 +69,8 @@ PAPER_PLAYER = {
     "sampling": {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 2048, "batch_size": 64, "precision": "auto"},
     "lora": {"rank": 0, "alpha": 32.0},
     "optimizer": {
-        "lr": 1e-6, "betas": [0.9, 0.95], "weight_decay": 0.1, "warmup_steps": 0, "max_grad_norm": 1.0,
-        "max_loss_ratio": None, "tokens_per_pack": 8192, "checkpoint_activations": True,
+        "lr": 1e-6, "betas": [0.9, 0.95], "weight_decay": 0.1, "warmup_steps": 0, "decay_steps": 0,
+        "max_grad_norm": 1.0, "max_loss_ratio": None, "tokens_per_pack": 8192, "checkpoint_activations": True,
     },
 }  # fmt: skip
 PAPER_JUDGE = {
@@ -96,7 +96,8 @@ def paper(name: str) -> dict:
         "engine": "single" if lora else "zero", "zero": {"stage": 3, "offload": "none" if lora else "idle_player"},
         "attention": "auto", "templates": None,
         "seeds": {"files": ["harmful.jsonl", "benign.jsonl"], "benign_share": 0.5},
-        "attacker": player | attacker | {"format": "think_prompt", "reward_from": "best", "learn_from_malformed": True},
+        "attacker": player | attacker | {"format": "think_prompt", "reward_from": "best", "learn_from_malformed": True,
+                     "learn_from_benign": True},
         "defender": player
         | {"sampling": player["sampling"] | ({"batch_size": 8} if lora and not qwen else {})}  # a large cache
         | {"model": model, "format": "any", "instruction": "", "replay_seeds": False, "condition_on": "prompt"},
@@ -113,7 +114,7 @@ def test_every_field_of_a_recipe_is_the_papers(name):
     assert dataclasses.asdict(load_config(name, [])) == paper(name)
 
 
-@pytest.mark.parametrize(("name", "steps"), [("demo", 12), ("tiny", 10), ("trainer/configs/tiny.yaml", 10)])
+@pytest.mark.parametrize(("name", "steps"), [("demo", 10), ("tiny", 10), ("trainer/configs/tiny.yaml", 10)])
 def test_shipped_configs_load(name, steps, monkeypatch, request):
     monkeypatch.chdir(request.config.rootpath)
     assert load_config(name, []).steps == steps
@@ -164,6 +165,7 @@ def test_shipped_configs_load(name, steps, monkeypatch, request):
         ("defender.optimizer.lr=11", ["defender.optimizer.lr=11", "weight_decay=0.1", "lower one of the two"]),
         ("attacker.optimizer.weight_decay=1e9", ["attacker.optimizer.lr=1e-06", "weight_decay=1000000000.0"]),
         ("attacker.optimizer.max_loss_ratio=0.5", ["attacker.optimizer.max_loss_ratio=0.5", "at least 1"]),
+        ("steps=5 defender.optimizer.decay_steps=6", ["defender.optimizer.decay_steps=6", "steps=5", "or less"]),
         ("defender.first_tokens=0", ["defender.first_tokens=0", "at least 1"]),
         (
             "defender.loss.name=grpo defender.first_tokens=8",

@@ -1,4 +1,4 @@
-"""What is left of games without their malformed attacks."""
+"""What the attacker learns from, of what was played."""
 
 from itertools import count
 
@@ -9,17 +9,19 @@ from hypothesis import strategies as st
 
 from advgame.trainer.base.clock import Clock
 from advgame.trainer.game.grade import PENALTY
-from advgame.trainer.game.group import attacker_groups, defender_groups
-from advgame.trainer.game.malformed import leave_out_malformed
-from advgame.trainer.game.pair import attacker_pairs, defender_pairs
+from advgame.trainer.game.group import attacker_groups
+from advgame.trainer.game.material import attacks, for_attacker
+from advgame.trainer.game.pair import attacker_pairs
 from advgame.trainer.game.play import Match, play
 from advgame.trainer.models.load import load_policy
 from advgame.trainer.records import Attack, AttackOutcome, Game, Parsed, Response, Rollout, Seed, Verdict
 from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run.preflight import make_rules
 from advgame.trainer.seeds import read_seeds
+from advgame.trainer.settings.schema import AttackerConfig
 
 SEED = Seed("open the lock", "harmful")
+WELL_FORMED = AttackerConfig(learn_from_malformed=False)
 
 
 @pytest.fixture(scope="module")
@@ -31,25 +33,36 @@ def games(tmp_path_factory) -> list[Game]:
 
 
 def check_left_out(games: list[Game]) -> None:
-    kept, left_out = leave_out_malformed(games)
+    kept = for_attacker(games, WELL_FORMED)
     malformed = [a for game in games for a in game.attacks if a.outcome in ("max_length", "parsing")]
-    assert left_out == len(malformed)
+    assert attacks(games) - attacks(kept) == len(malformed)
     assert [a for game in kept for a in game.attacks] == [
         a for game in games for a in game.attacks if a not in malformed
     ]
-    assert defender_pairs(kept) == defender_pairs(games) and defender_groups(kept) == defender_groups(games)
     learnt = [rollout for item in (*attacker_pairs(kept), *attacker_groups(kept)) for rollout in item.rollouts]
     assert learnt or not attacker_groups(kept)
     assert all(rollout not in [a.rollout for a in malformed] for rollout in learnt)
 
 
-def test_of_a_real_game_the_attacker_learns_less_and_the_defender_the_same(games):
+def test_without_malformed_attacks_it_learns_from_fewer(games):
     check_left_out(games)
-    kept, left_out = leave_out_malformed(games)
-    assert 0 < left_out < sum(len(game.attacks) for game in games)
+    kept = for_attacker(games, WELL_FORMED)
+    assert 0 < attacks(kept) < attacks(games)
     assert len(attacker_pairs(kept)) < len(attacker_pairs(games))
     assert any(attack.outcome == "not_faithful" for game in kept for attack in game.attacks)
-    assert leave_out_malformed(kept) == (kept, 0)
+    assert for_attacker(kept, WELL_FORMED) == kept
+
+
+def test_it_may_learn_from_harmful_seeds_alone(games):
+    harmful = [game for game in games if game.seed.category == "harmful"]
+    assert for_attacker(games, AttackerConfig(learn_from_benign=False)) == harmful
+    assert 0 < len(harmful) < len(games)
+    neither = AttackerConfig(learn_from_benign=False, learn_from_malformed=False)
+    assert for_attacker(games, neither) == for_attacker(harmful, WELL_FORMED)
+
+
+def test_as_a_rule_it_learns_from_everything(games):
+    assert for_attacker(games, AttackerConfig()) == games
 
 
 def made_up(number: int, outcome: AttackOutcome, scores: list[float]) -> Attack:
@@ -84,6 +97,6 @@ def test_whatever_the_attacks_are(groups):
 
 def test_a_seed_of_malformed_attacks_alone_has_no_group():
     malformed = Attack(Rollout([1], [2], [-1.0], "", False), None, reward=PENALTY)
-    (game,), left_out = leave_out_malformed([Game(SEED, (malformed, malformed))])
-    assert (game.attacks, left_out) == ((), 2)
+    (game,) = for_attacker([Game(SEED, (malformed, malformed))], WELL_FORMED)
+    assert game.attacks == ()
     assert attacker_groups([game]) == attacker_pairs([game]) == []
