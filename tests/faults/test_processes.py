@@ -61,6 +61,7 @@ def test_two_runs_in_one_folder(tmp_path, fault):
     )
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_stopped(tmp_path, fault):
     """It is named while it is stopped; when it goes on, so does the run."""
     folders = tmp_path / "undisturbed", tmp_path / "run"

@@ -50,6 +50,7 @@ def unseen() -> list[Seed]:
     return read_seeds(["players/look-alikes-validation.jsonl"])[:16]
 
 
+@pytest.mark.slow
 def test_the_attacker_writes_attacks_that_keep_the_meaning():
     told = [Prompts("taught").attacker(seed.category, "prompt_only", seed.query) for seed in unseen()]
     attacks = [parse(ATTACKER_FORMATS["prompt_only"], text) for text in sample("smollm2-135m-attacker", told)]

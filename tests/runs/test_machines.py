@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers import MAIN, MODELS, records, torchrun
 
 from advgame.trainer.run import checkpoint
@@ -16,6 +17,7 @@ SCONTROL = "#!/bin/sh\necho 127.0.0.1\necho 127.0.0.1\n"
 SRUN = '#!/bin/sh\n"$@" &\nother=$!\n"$@" && wait $other\n'
 
 
+@pytest.mark.slow
 def test_two_machines_under_slurm_play_the_game_of_two_processes_on_one(tmp_path):
     """Slurm itself is not here: `srun` starts the command twice on this machine, whose name `scontrol` tells."""
     together, apart = tmp_path / "together", tmp_path / "apart"

@@ -85,6 +85,7 @@ def test_a_resumed_run_is_bit_identical(whole_run, tmp_path, stop):
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_step(tmp_path):
     arguments = ["--config", "tiny", "steps=40", "checkpoint.every=3"]
     run, file = tmp_path / "killed", tmp_path / "killed" / "metrics.jsonl"
