@@ -57,6 +57,7 @@ def test_a_game_is_that_of_single_and_goes_on_with_another_number_of_ranks(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # five minutes alone, and more than ten beside another test
 def test_two_ranks_share_out_a_real_model(tmp_path):
     """In float32: in bfloat16, samples depend a little on what they are drawn beside. With low rates: at the demo's,
     what rounding changes in the first step changed one of the tokens that are drawn in the second."""
