@@ -31,10 +31,8 @@ MEMORY := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294
 play: .venv/play
 	$(MEMORY) $(BIN)/torchrun trainer/main.py --config demo $(ARGS)
 
-LONG := steps=60 eval.every=20 checkpoint.every=15 checkpoint.keep=4
-
 learn: .venv/play
-	$(MEMORY) $(BIN)/torchrun trainer/main.py --config demo output_dir=runs/learn $(LONG) $(ARGS)
+	$(MEMORY) $(BIN)/torchrun trainer/main.py --config demo --config variants/long output_dir=runs/learn $(ARGS)
 	$(MEMORY) $(BIN)/advgame crossplay runs/learn
 
 TAUGHT := trainer/models/taught/smollm2-135m

@@ -40,12 +40,14 @@ from advgame.trainer.run.preflight import make_rules
 from advgame.trainer.run.train import train
 from advgame.trainer.settings.load import load_config
 
+CONFIGS = ["demo", "variants/long"]
+"""Those of `make learn`."""
 ARMS: dict[str, tuple[str, ...]] = {
     "joint": (),
     "attacker frozen": ("attacker.train=false",),
     "in turns": ("schedule=sequential", "steps_per_turn=5"),
 }
-"""Settings other than the demo's."""
+"""Settings other than those."""
 ATTACKS = 4
 """Of each attacker on each harmful seed, where attackers meet targets."""
 
@@ -81,8 +83,8 @@ def play_arm(job: Job) -> dict:
         job.folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)
         with (job.folder / "log.txt").open("a") as log, redirect_stdout(log):
-            train(load_config("demo", settings_of(job)))
-        config = load_config("demo", [*settings_of(job), *measured_on(job)])
+            train(load_config(CONFIGS, settings_of(job)))
+        config = load_config(CONFIGS, [*settings_of(job), *measured_on(job)])
         after = measure(config, read_held_out(config.eval), checkpoint(job.folder, job.steps))
         seconds = sum(record["timing"]["seconds"] for record in read_records(job.folder / METRICS))
         ends = {name: {part: record[part] for part, _ in MEASURES.values()} for name, record in
@@ -115,7 +117,7 @@ def measured_on(job: Job) -> list[str]:
 def transferred(jobs: list[Job], file: Path) -> Matrix:
     """Attackers in rows, targets in columns; kept in the file."""
     if not file.exists():
-        config = load_config("demo", [*settings_of(jobs[0]), *measured_on(jobs[0])])
+        config = load_config(CONFIGS, [*settings_of(jobs[0]), *measured_on(jobs[0])])
         saved = {f"seed {job.seed}": checkpoint(job.folder, job.steps) for job in jobs}
         attacker, defender = (suffix_of_playing(side) for side in (config.attacker, config.defender))
         attackers = {"first": config.attacker.model} | {
@@ -187,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", help=f"beginnings of their names, with commas between; of {'; '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm")
-    parser.add_argument("--steps", type=int, default=60, help="of each run")
+    parser.add_argument("--steps", type=int, default=load_config(CONFIGS, []).steps, help="of each run")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at a time, each on one core")
     parser.add_argument("--runs", type=Path, default=Path("runs/small-model"), help="the runs are kept there")
     parser.add_argument("--json", type=Path, default=Path("runs/bench/small-model.json"), help="the plot goes beside")
