@@ -32,7 +32,7 @@ play: .venv/play
 	$(MEMORY) $(BIN)/torchrun trainer/main.py --config demo $(ARGS)
 
 learn: .venv/play
-	$(MEMORY) $(BIN)/torchrun trainer/main.py --config demo --config variants/long output_dir=runs/learn $(ARGS)
+	$(MEMORY) $(BIN)/torchrun trainer/main.py --config demo --config variants/long output_dir=runs/learn eval.every=20 $(ARGS)
 	$(MEMORY) $(BIN)/advgame crossplay runs/learn
 
 TAUGHT := trainer/models/taught/smollm2-135m
