@@ -1,5 +1,5 @@
 # make play    the demo: a real model, SmolLM2-135M, against itself, on a CPU: 10 steps of half a minute
-# make learn   60 steps of the same game, and then every attacker of it against every defender
+# make learn   60 steps of the same game; the mean of its last players; every attacker of it against every defender
 # make arena   a game that is learnt in minutes: tiny players, an exact judge
 # make check   lint, types and the fast tests, in under two minutes
 # make test    lint, types, the documentation, sanitizers, the test suite
@@ -33,6 +33,8 @@ play: .venv/play
 
 learn: .venv/play
 	$(MEMORY) $(BIN)/torchrun trainer/main.py --config demo --config variants/long output_dir=runs/learn eval.every=20 $(ARGS)
+	$(MEMORY) $(BIN)/advgame average runs/learn
+	$(MEMORY) $(BIN)/advgame evaluate runs/learn/average
 	$(MEMORY) $(BIN)/advgame crossplay runs/learn
 
 TAUGHT := trainer/models/taught/smollm2-135m

@@ -5,9 +5,10 @@
     python bench/small_model.py --files validation         of the same runs, on what settings are chosen on
 
 The players of the demo play three games, each as long as `make learn`: joint training; with a frozen attacker; and in
-turns, for as many steps. Then every held-out seed is shown to the first and the last defender as it is, in a held-out
-wrapping, and in an attack of the first and of the last attacker. The judge's scores do not depend on what a response is
-compared with, so judging in pairs would be the same game.
+turns, for as many steps. The last players are the means of the last checkpoints, as there. Every held-out seed is shown
+to the first and the last defender as it is, in a held-out wrapping, and in an attack of the first and of the last
+attacker. The judge's scores do not depend on what a response is compared with, so judging in pairs would be the same
+game.
 
 Then the first attacker and the last ones of joint training attack the first defender, the last ones, and SmolLM2-135M
 as it was before it was taught anything. Each writes 4 attacks on each harmful seed; all targets answer the same ones.
@@ -33,8 +34,9 @@ from advgame.trainer.commands.evaluate import measure
 from advgame.trainer.measure.evaluation import read_held_out
 from advgame.trainer.models.load import quiet
 from advgame.trainer.records import Game
-from advgame.trainer.run.checkpoint import folder as checkpoint
-from advgame.trainer.run.folder import METRICS
+from advgame.trainer.run.average import average
+from advgame.trainer.run.checkpoint import finished
+from advgame.trainer.run.folder import AVERAGE, METRICS
 from advgame.trainer.run.players import suffix_of_playing
 from advgame.trainer.run.preflight import make_rules
 from advgame.trainer.run.train import train
@@ -48,6 +50,8 @@ ARMS: dict[str, tuple[str, ...]] = {
     "in turns": ("schedule=sequential", "steps_per_turn=5"),
 }
 """Settings other than those."""
+CHECKPOINTS = 3
+"""As many are averaged, as in `make learn`."""
 ATTACKS = 4
 """Of each attacker on each harmful seed, where attackers meet targets."""
 
@@ -85,7 +89,8 @@ def play_arm(job: Job) -> dict:
         with (job.folder / "log.txt").open("a") as log, redirect_stdout(log):
             train(load_config(CONFIGS, settings_of(job)))
         config = load_config(CONFIGS, [*settings_of(job), *measured_on(job)])
-        after = measure(config, read_held_out(config.eval), checkpoint(job.folder, job.steps))
+        last = average(job.folder, finished(job.folder)[-CHECKPOINTS:], config)
+        after = measure(config, read_held_out(config.eval), last)
         seconds = sum(record["timing"]["seconds"] for record in read_records(job.folder / METRICS))
         ends = {name: {part: record[part] for part, _ in MEASURES.values()} for name, record in
                 (("before", after["start"]), ("after", after))}  # fmt: skip
@@ -101,7 +106,6 @@ def settings_of(job: Job) -> list[str]:
         f"steps={job.steps}",
         f"output_dir={job.folder}",
         "eval.every=0",
-        "checkpoint.every=10",
         *ARMS[job.arm],
     ]
 
@@ -118,7 +122,7 @@ def transferred(jobs: list[Job], file: Path) -> Matrix:
     """Attackers in rows, targets in columns; kept in the file."""
     if not file.exists():
         config = load_config(CONFIGS, [*settings_of(jobs[0]), *measured_on(jobs[0])])
-        saved = {f"seed {job.seed}": checkpoint(job.folder, job.steps) for job in jobs}
+        saved = {f"seed {job.seed}": job.folder / AVERAGE for job in jobs}
         attacker, defender = (suffix_of_playing(side) for side in (config.attacker, config.defender))
         attackers = {"first": config.attacker.model} | {
             name: str(folder / f"attacker{attacker}") for name, folder in saved.items()

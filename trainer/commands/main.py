@@ -9,7 +9,7 @@ import warnings
 
 from advgame.trainer.base.errors import ConfigError, Outage, ServerWarning, Stopped
 from advgame.trainer.base.text import printable
-from advgame.trainer.commands import crossplay, estimate, evaluate, redteam, report, train, warmstart
+from advgame.trainer.commands import average, crossplay, estimate, evaluate, redteam, report, train, warmstart
 from advgame.trainer.commands.torchrun import is_first, report_failure
 
 COMMANDS = {
@@ -17,6 +17,7 @@ COMMANDS = {
     "warmstart": warmstart,
     "estimate": estimate,
     "evaluate": evaluate,
+    "average": average,
     "crossplay": crossplay,
     "report": report,
     "redteam": redteam,

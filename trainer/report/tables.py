@@ -46,7 +46,9 @@ def measured(part: dict) -> dict[str, str]:
 def print_evaluation(record: dict, console: Console) -> None:
     """An evaluation, as `advgame evaluate` records it, beside that of the run's start; and its alarms."""
     now, start = record, record["start"]
-    table = Table("", "start", f"step {record['step']}", title="held-out seeds, with 95% confidence intervals")
+    steps = record.get("mean_of", [record["step"]])
+    heading = f"{'mean of steps' if len(steps) > 1 else 'step'} {', '.join(map(str, steps))}"
+    table = Table("", "start", heading, title="held-out seeds, with 95% confidence intervals")
     for shown, label in SHOWN.items():
         table.add_row(Text(label, "bold"))
         before, after = measured(start[shown]), measured(now[shown])

@@ -30,13 +30,15 @@ def test_the_command_measures_what_training_did(evaluated, tmp_path, capsys):
 
 
 def test_the_command_measures_adapters(evaluating, tmp_path):
-    """A LoRA player starts as its base model."""
+    """A LoRA player starts as its base model. Merged into it, its hidden states round differently."""
     pytest.importorskip("peft")
     options = ("attacker.lora.rank=2", "defender.lora.rank=2", *evaluating[:-1], "steps=2")
     run, file = run_tiny(tmp_path / "run", *options), tmp_path / "result.json"
     assert main(["evaluate", str(folder(run, 2)), "--json", str(file)]) == 0
     result, (first, last) = json.loads(file.read_text()), lines(run)
     assert result.pop("start")["current"] == first["current"]
+    spread = result["diversity"].pop("embedding_spread")
+    assert spread == pytest.approx(last["diversity"].pop("embedding_spread"), rel=1e-5)
     assert result == last
 
 

@@ -16,7 +16,7 @@ def test_help_lists_every_command(capsys):
         main(["--help"])
     shown = capsys.readouterr().out
     assert left.value.code == 0
-    assert list(COMMANDS) == ["train", "warmstart", "estimate", "evaluate", "crossplay", "report", "redteam"]
+    assert list(COMMANDS) == ["train", "warmstart", "estimate", "evaluate", "average", "crossplay", "report", "redteam"]
     assert " ".join(shown.split()) == " ".join(make_parser().format_help().split())
     for name, command in COMMANDS.items():
         assert name in shown and " ".join(command.HELP.split()) in " ".join(shown.split())
