@@ -37,7 +37,7 @@ from advgame.trainer.records import Game
 from advgame.trainer.run.average import average
 from advgame.trainer.run.checkpoint import finished
 from advgame.trainer.run.folder import AVERAGE, METRICS
-from advgame.trainer.run.players import suffix_of_playing
+from advgame.trainer.run.players import playing_models
 from advgame.trainer.run.preflight import make_rules
 from advgame.trainer.run.train import train
 from advgame.trainer.settings.load import load_config
@@ -84,12 +84,15 @@ def play_arm(job: Job) -> dict:
     """A run on one core, and what its players are like before and after."""
     result = job.folder / f"{job.files}.json"
     if not result.exists():
-        job.folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)
-        with (job.folder / "log.txt").open("a") as log, redirect_stdout(log):
-            train(load_config(CONFIGS, settings_of(job)))
+        last = job.folder / AVERAGE
+        if not last.exists():
+            job.folder.mkdir(parents=True, exist_ok=True)
+            config = load_config(CONFIGS, settings_of(job))
+            with (job.folder / "log.txt").open("a") as log, redirect_stdout(log):
+                train(config)
+            average(job.folder, finished(job.folder)[-CHECKPOINTS:], config)
         config = load_config(CONFIGS, [*settings_of(job), *measured_on(job)])
-        last = average(job.folder, finished(job.folder)[-CHECKPOINTS:], config)
         after = measure(config, read_held_out(config.eval), last)
         seconds = sum(record["timing"]["seconds"] for record in read_records(job.folder / METRICS))
         ends = {name: {part: record[part] for part, _ in MEASURES.values()} for name, record in
@@ -122,14 +125,10 @@ def transferred(jobs: list[Job], file: Path) -> Matrix:
     """Attackers in rows, targets in columns; kept in the file."""
     if not file.exists():
         config = load_config(CONFIGS, [*settings_of(jobs[0]), *measured_on(jobs[0])])
-        saved = {f"seed {job.seed}": job.folder / AVERAGE for job in jobs}
-        attacker, defender = (suffix_of_playing(side) for side in (config.attacker, config.defender))
-        attackers = {"first": config.attacker.model} | {
-            name: str(folder / f"attacker{attacker}") for name, folder in saved.items()
-        }
-        targets = {"first": config.defender.model} | {
-            name: str(folder / f"defender{defender}") for name, folder in saved.items()
-        }
+        saved = {f"seed {job.seed}": playing_models(job.folder / AVERAGE, config) for job in jobs}
+        attackers, targets = {"first": config.attacker.model}, {"first": config.defender.model}
+        for name, players in saved.items():
+            attackers[name], targets[name] = map(str, players)
         targets["taught nothing"] = "smollm2-135m"
         seeds = read_held_out(config.eval).seeds
         matrix, _ = transfer(attackers, targets, seeds, make_rules(config), ATTACKS, frame)

@@ -16,7 +16,7 @@ from advgame.trainer.models.load import load_policy
 from advgame.trainer.prompts.templates import Prompts
 from advgame.trainer.rollouts.local import LocalSampler
 from advgame.trainer.run.checkpoint import folder as checkpoint
-from advgame.trainer.run.players import suffix_of_playing
+from advgame.trainer.run.players import playing_models
 from advgame.trainer.run.train import train
 from advgame.trainer.settings.load import load_config
 from advgame.trainer.settings.schema import Config
@@ -53,8 +53,7 @@ def play_run(run: Path, *settings: str) -> Players:
     config = load_config("arena", [f"output_dir={run}", "eval.every=0", "checkpoint.every=10000", *settings])
     with (run / "log.txt").open("a") as log, redirect_stdout(log):
         train(config)
-    saved, sides = checkpoint(run, config.steps), (("attacker", config.attacker), ("defender", config.defender))
-    return Players(*(str(saved / f"{name}{suffix_of_playing(player)}") for name, player in sides))
+    return Players(*map(str, playing_models(checkpoint(run, config.steps), config)))
 
 
 def measure(

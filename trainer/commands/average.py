@@ -8,7 +8,7 @@ import argparse
 
 from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.paths import to_path
-from advgame.trainer.run.folder import AVERAGE, CONFIG
+from advgame.trainer.run.folder import CONFIG
 from advgame.trainer.settings.load import load_config
 
 HELP = "the mean of the weights of a run's last checkpoints, as models"
@@ -23,20 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     # These import transformers: slow, and not needed for --help.
     from advgame.trainer.run.average import average
-    from advgame.trainer.run.checkpoint import check_run, check_whole, folder
+    from advgame.trainer.run.checkpoint import KEEP_MORE, check_run, check_whole, folder
 
     if options.last < 2:
         raise ConfigError(f"--last {options.last}: a mean is of 2 checkpoints or more")
     steps = check_run(options.run)
     if len(steps) < options.last:
-        raise ConfigError(
-            f"--last {options.last}: {options.run}/checkpoints has {len(steps)}; the default checkpoint.keep=2 drops "
-            f"older ones: train with a larger checkpoint.keep, and checkpoint.every to match"
-        )
+        raise ConfigError(f"--last {options.last}: {options.run}/checkpoints has {len(steps)}; {KEEP_MORE}")
     steps = steps[-options.last :]
     for step in steps:
         check_whole(options.run, step)
     config = load_config(str(folder(options.run, steps[-1]) / CONFIG), options.overrides)
-    average(options.run, steps, config)
-    print(f"{options.run / AVERAGE}: the mean of the checkpoints after {', '.join(map(str, steps))} steps")
+    written = average(options.run, steps, config)
+    print(f"{written}: the mean of the checkpoints after {', '.join(map(str, steps))} steps")
     return 0

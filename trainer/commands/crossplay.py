@@ -65,13 +65,12 @@ def run(options: argparse.Namespace) -> int:
 
 def check_checkpoints(run: Path) -> list[int]:
     """The steps of the run's checkpoints. Raises ConfigError if one is damaged, or if there are too few to compare."""
-    from advgame.trainer.run.checkpoint import check_run, check_whole
+    from advgame.trainer.run.checkpoint import KEEP_MORE, check_run, check_whole
 
     steps = check_run(run)
     if len(steps) < 2:
         raise ConfigError(
-            f"{run}/checkpoints has {len(steps)} checkpoint(s), and crossplay needs 2 or more; the default "
-            f"checkpoint.keep=2 drops older ones: train with a larger checkpoint.keep, and checkpoint.every to match"
+            f"{run}/checkpoints has {len(steps)} checkpoint(s), and crossplay needs 2 or more; {KEEP_MORE}"
         )
     for step in steps:
         check_whole(run, step)
@@ -82,12 +81,10 @@ def saved_players(run: Path, steps: list[int], config: Config) -> "list[SavedPla
     """Those that the run began with, and those after these steps."""
     from advgame.trainer.measure.payoff import SavedPlayers
     from advgame.trainer.run.checkpoint import folder
-    from advgame.trainer.run.players import suffix_of_playing
+    from advgame.trainer.run.players import playing_models
 
-    players = (("attacker", config.attacker), ("defender", config.defender))
-    playing = [f"{name}{suffix_of_playing(player)}" for name, player in players]
     start = SavedPlayers(0, config.attacker.model, config.defender.model)
-    return [start, *(SavedPlayers(step, *(folder(run, step) / name for name in playing)) for step in steps)]
+    return [start, *(SavedPlayers(step, *playing_models(folder(run, step), config)) for step in steps)]
 
 
 def show(payoff: dict, out: Path) -> None:

@@ -74,7 +74,7 @@ def measure(config: Config, held_out: "HeldOut", saved: Path) -> dict:
     from advgame.trainer.measure.evaluation import attack_held_out, evaluate
     from advgame.trainer.models.load import load_policy, quiet
     from advgame.trainer.rollouts.local import LocalSampler
-    from advgame.trainer.run.players import suffix_of_playing
+    from advgame.trainer.run.players import playing_models
     from advgame.trainer.run.preflight import make_rules
 
     def samplers(attacker: str | Path, defender: str | Path) -> tuple[LocalSampler, LocalSampler]:
@@ -89,9 +89,7 @@ def measure(config: Config, held_out: "HeldOut", saved: Path) -> dict:
     initial = attack_held_out(attacker, rules, held_out, draws)
     shown = {"current": initial, "initial": initial}
     start = evaluate(Match(attacker, defender, rules), held_out, shown, draws, defender.policy)
-    attacker, defender = samplers(
-        saved / f"attacker{suffix_of_playing(config.attacker)}", saved / f"defender{suffix_of_playing(config.defender)}"
-    )
+    attacker, defender = samplers(*playing_models(saved, config))
     shown = {"current": attack_held_out(attacker, rules, held_out, draws), "initial": initial}
     now = evaluate(Match(attacker, defender, rules), held_out, shown, draws, defender.policy, start)
     return now | {"start": start}

@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from advgame.trainer.base.errors import ConfigError
 from advgame.trainer.base.files import replacing_folder, write_text
 from advgame.trainer.run.checkpoint import folder
 from advgame.trainer.run.folder import AVERAGE, CONFIG, MEAN_OF
-from advgame.trainer.run.players import suffix_of_playing
+from advgame.trainer.run.players import playing_models
 from advgame.trainer.settings.load import to_yaml
 from advgame.trainer.settings.schema import Config
 
@@ -28,16 +29,15 @@ def average(run: Path, steps: list[int], config: Config) -> Path:
     """
     saved = [folder(run, step) for step in steps]
     with replacing_folder(run / AVERAGE) as half:
-        for name, player in (("attacker", config.attacker), ("defender", config.defender)):
-            playing = f"{name}{suffix_of_playing(player)}"
-            average_models([checkpoint / playing for checkpoint in saved], half / playing)
+        for models in zip(*(playing_models(checkpoint, config) for checkpoint in saved), strict=True):
+            average_models(models, half / models[-1].name)
         write_text(half / CONFIG, to_yaml(config))
         write_text(half / MEAN_OF, json.dumps(steps))
         write_manifest(half)
     return run / AVERAGE
 
 
-def average_models(models: list[Path], target: Path) -> None:
+def average_models(models: Sequence[Path], target: Path) -> None:
     """Writes a model whose weights are the means of these models', which have the same files; in their dtypes."""
     shutil.copytree(models[-1], target, ignore=shutil.ignore_patterns("*.safetensors"))
     for name in sorted(path.name for path in models[-1].glob("*.safetensors")):

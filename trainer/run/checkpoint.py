@@ -37,6 +37,10 @@ FORMAT = 3
 
 STATE = "state.json"
 STEP = re.compile(r"step-(\d+)")
+KEEP_MORE = (
+    "the default checkpoint.keep=2 drops older ones: train with a larger checkpoint.keep, and checkpoint.every to match"
+)
+"""What helps where there are too few."""
 
 
 def begin(run: Path, step: int, config: Settings) -> None:

@@ -123,9 +123,15 @@ def playing(policies: PlayerPolicies, config: PlayerConfig, name: str) -> LocalS
 
 def who_plays(policies: PlayerPolicies, config: PlayerConfig) -> Policy:
     """The moving average, or the policy itself."""
-    return policies.by_suffix[suffix_of_playing(config)]
+    return policies.by_suffix[_suffix_of_playing(config)]
 
 
-def suffix_of_playing(config: PlayerConfig) -> str:
+def playing_models(saved: Path, config: Config) -> tuple[Path, Path]:
+    """The attacker and the defender that play, in a checkpoint or in the mean of several."""
+    attacker, defender = (_suffix_of_playing(player) for player in (config.attacker, config.defender))
+    return saved / f"attacker{attacker}", saved / f"defender{defender}"
+
+
+def _suffix_of_playing(config: PlayerConfig) -> str:
     """What a checkpoint adds to the player's name for the weights that play."""
     return "_ema" if config.sample_from == "ema" else ""
